@@ -1,0 +1,619 @@
+//! How many idle data connections a client holds, and when it dials (`wire.md` §2.5).
+//!
+//! The pool aims at `target + surge` connections that are idle or being opened. `target` moves
+//! between `min` and `max` with the rate of use; `surge` is what the peer said it is short of right
+//! now, and shrinks as those connections are taken. At rest no timer runs.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use core::time::Duration;
+
+use crate::backoff::Backoff;
+use crate::id::{ConnId, Mint};
+use crate::limits;
+use crate::rng::Seed;
+use crate::time::{Instant, earliest};
+
+/// What a pool is told once.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Least idle connections; above `max` it counts as `max`.
+    pub min: usize,
+    /// Most connections that are idle or being opened, at least 1.
+    pub max: usize,
+    /// `NP_MIN_POOL_INTERVAL`: the least time between dials while they fail, and over which the
+    /// rate of use is measured.
+    pub min_interval: Duration,
+    /// `NP_MAX_POOL_INTERVAL`: how often the target falls while it is higher than needed.
+    pub max_interval: Duration,
+}
+
+/// What happens to data connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// The dial succeeded and its preface is written.
+    Opened(ConnId),
+    /// The dial failed.
+    DialFailed(ConnId),
+    /// A user took the connection.
+    Taken(ConnId),
+    /// The connection ended, unused.
+    Ended(ConnId),
+    /// The server withdrew the connection, unused (`0x07`).
+    Withdrawn(ConnId),
+    /// Ingress is short of this many connections right now, in all.
+    Demand(u32),
+    /// Close idle connections and refill.
+    Flush,
+    /// Dial no more and close what is idle: the session takes no new launches.
+    Drain,
+}
+
+/// What the pool wants done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Open a data connection and answer with [`Input::Opened`] or [`Input::DialFailed`].
+    Dial(ConnId),
+    /// Close this idle connection, or give up dialling it.
+    Close(ConnId),
+    /// [`limits::DIAL_FAILURES`] in a row: the session is of no use. Said once.
+    Exhausted,
+}
+
+/// The pool of one session, at the client.
+#[derive(Debug)]
+pub struct Pool {
+    config: Config,
+    mint: Mint,
+    backoff: Backoff,
+    /// When each dial started.
+    dialing: BTreeMap<ConnId, Instant>,
+    /// When each idle connection was opened; ids rise with age, so the first is the oldest.
+    idle: BTreeMap<ConnId, Instant>,
+    target: usize,
+    surge: usize,
+    /// The time that opening a connection takes, smoothed.
+    open_time: Duration,
+    window: Window,
+    /// No dials before this.
+    blocked: Option<Instant>,
+    failed_dials: u32,
+    early_ends: u32,
+    /// When the last failure was counted.
+    counted: Option<Instant>,
+    exhausted: bool,
+    draining: bool,
+    outputs: VecDeque<Output>,
+    now: Instant,
+}
+
+/// Uses since the last look at the target.
+#[derive(Debug)]
+struct Window {
+    taken: usize,
+    since: Instant,
+    due: Option<Instant>,
+}
+
+impl Pool {
+    /// A pool that starts to fill at once. `mint` names its connections; handing on the
+    /// [`mint`](Self::mint) of the session before keeps late news of its connections apart.
+    #[must_use]
+    pub fn new(config: Config, mint: Mint, seed: Seed, now: Instant) -> Self {
+        let max = config.max.max(1);
+        let config = Config {
+            min: config.min.clamp(1, max),
+            max,
+            ..config
+        };
+        let mut pool = Self {
+            config,
+            mint,
+            backoff: Backoff::new(seed),
+            dialing: BTreeMap::new(),
+            idle: BTreeMap::new(),
+            target: config.min,
+            surge: 0,
+            open_time: Duration::ZERO,
+            window: Window {
+                taken: 0,
+                since: now,
+                due: None,
+            },
+            blocked: None,
+            failed_dials: 0,
+            early_ends: 0,
+            counted: None,
+            exhausted: false,
+            draining: false,
+            outputs: VecDeque::new(),
+            now,
+        };
+        pool.refill();
+        pool
+    }
+
+    /// One mutation; drain [`poll_output`](Self::poll_output) afterwards.
+    pub fn handle_input(&mut self, now: Instant, input: Input) {
+        self.advance(now);
+        match input {
+            Input::Opened(conn) => self.on_opened(conn),
+            Input::DialFailed(conn) => {
+                if let Some(started) = self.dialing.remove(&conn) {
+                    self.on_failure(started, |pool| &mut pool.failed_dials);
+                }
+            }
+            Input::Taken(conn) => self.on_taken(conn),
+            Input::Ended(conn) => self.on_ended(conn, false),
+            Input::Withdrawn(conn) => self.on_ended(conn, true),
+            Input::Demand(n) => {
+                let asked = usize::try_from(n).unwrap_or(usize::MAX);
+                self.surge = self.surge.max(asked).min(self.config.max);
+                // What nobody takes is closed again some time.
+                self.look_later();
+            }
+            Input::Flush => self.close_idle(usize::MAX),
+            Input::Drain => {
+                self.draining = true;
+                self.blocked = None;
+                self.window.due = None;
+                self.close_idle(usize::MAX);
+            }
+        }
+        self.refill();
+    }
+
+    /// Acts on deadlines that have passed; early or repeated calls change nothing.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.advance(now);
+        if self.window.due.is_some_and(|due| due <= self.now) {
+            self.lower_target();
+        }
+        if self.blocked.is_some_and(|until| until <= self.now) {
+            self.blocked = None;
+        }
+        self.refill();
+    }
+
+    /// The next thing to do; `None` when all is done.
+    #[must_use]
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if !self.outputs.is_empty() && !cfg!(feature = "bug-timeout") {
+            return Some(self.now);
+        }
+        earliest(self.blocked, self.window.due)
+    }
+
+    /// Where naming connections goes on, for the next session's pool.
+    #[must_use]
+    pub fn mint(&self) -> Mint {
+        self.mint.clone()
+    }
+
+    /// Idle connections now.
+    #[must_use]
+    pub fn idle(&self) -> usize {
+        self.idle.len()
+    }
+
+    fn on_opened(&mut self, conn: ConnId) {
+        let Some(started) = self.dialing.remove(&conn) else {
+            return;
+        };
+        if self.draining {
+            return self.outputs.push_back(Output::Close(conn));
+        }
+        let took = self.now.saturating_since(started);
+        self.open_time = if self.open_time.is_zero() {
+            took
+        } else {
+            self.open_time.saturating_mul(7).saturating_add(took) / 8
+        };
+        self.idle.insert(conn, self.now);
+        self.failed_dials = 0;
+        if self.early_ends == 0 {
+            self.recover();
+        }
+    }
+
+    fn on_taken(&mut self, conn: ConnId) {
+        if self.idle.remove(&conn).is_none() {
+            return;
+        }
+        self.surge = self.surge.saturating_sub(1);
+        self.early_ends = 0;
+        if self.failed_dials == 0 {
+            self.recover();
+        }
+        self.look_later();
+        self.window.taken += 1;
+        self.target = self.target.max(self.needed());
+    }
+
+    fn on_ended(&mut self, conn: ConnId, withdrawn: bool) {
+        let Some(opened) = self.idle.remove(&conn) else {
+            return;
+        };
+        if withdrawn || self.now.saturating_since(opened) < limits::EARLY_END {
+            self.on_failure(opened, |pool| &mut pool.early_ends);
+        }
+    }
+
+    /// One more failure of a kind, of a connection that began then. Those that began before the last
+    /// failure was counted belong to the same trouble: a moment's outage meets many at once.
+    fn on_failure(&mut self, began: Instant, row: impl Fn(&mut Self) -> &mut u32) {
+        if self.draining || self.counted.is_some_and(|counted| began <= counted) {
+            return;
+        }
+        self.counted = Some(self.now);
+        let delay = self.backoff.next_delay().max(self.config.min_interval);
+        self.blocked = Some(self.now.after(delay));
+        *row(self) += 1;
+        if *row(self) >= limits::DIAL_FAILURES && !self.exhausted {
+            self.exhausted = true;
+            self.outputs.push_back(Output::Exhausted);
+        }
+    }
+
+    fn recover(&mut self) {
+        self.backoff.reset();
+        self.blocked = None;
+    }
+
+    /// What the current rate of use calls for: twice what is taken in the time that opening one
+    /// takes, so that a burst finds warm connections.
+    fn needed(&self) -> usize {
+        let span = self
+            .now
+            .saturating_since(self.window.since)
+            .max(self.config.min_interval);
+        let taken = u128::try_from(self.window.taken).unwrap_or(u128::MAX);
+        let cover = self.open_time.as_micros() * 2;
+        let warm = taken
+            .saturating_mul(cover)
+            .div_ceil(span.as_micros().max(1));
+        let warm = usize::try_from(warm).unwrap_or(usize::MAX);
+        self.config.min.max(warm).min(self.config.max)
+    }
+
+    /// An eighth of what is not needed goes at each look.
+    fn lower_target(&mut self) {
+        let spare = self.target.saturating_sub(self.needed());
+        self.target -= spare.div_ceil(8);
+        self.surge = 0;
+        let open = self.idle.len() + self.dialing.len();
+        let in_use = self.window.taken > 0 || self.target > self.config.min || open > self.target;
+        self.window = Window {
+            taken: 0,
+            since: self.now,
+            due: in_use.then(|| self.next_look()),
+        };
+        self.close_idle(self.idle.len().saturating_sub(self.target));
+    }
+
+    /// Begins a window, if none runs.
+    fn look_later(&mut self) {
+        if self.window.due.is_none() && !self.draining {
+            self.window = Window {
+                taken: 0,
+                since: self.now,
+                due: Some(self.next_look()),
+            };
+        }
+    }
+
+    fn next_look(&self) -> Instant {
+        self.now
+            .after(self.config.max_interval.max(Duration::from_millis(1)))
+    }
+
+    /// Closes up to `n` idle connections, newest first: ingress takes the oldest.
+    fn close_idle(&mut self, n: usize) {
+        for _ in 0..n {
+            let Some((conn, _)) = self.idle.pop_last() else {
+                return;
+            };
+            self.outputs.push_back(Output::Close(conn));
+        }
+    }
+
+    fn refill(&mut self) {
+        if self.draining || self.blocked.is_some() {
+            return;
+        }
+        // One that lived long enough shows that prefaces are accepted.
+        let oldest = self.idle.first_key_value().map(|(_, &opened)| opened);
+        if oldest.is_some_and(|opened| self.now.saturating_since(opened) >= limits::EARLY_END) {
+            self.early_ends = 0;
+        }
+        let wanted = self.target.saturating_add(self.surge).min(self.config.max);
+        while self.dialing.len() < limits::DIALS_IN_FLIGHT
+            && self.idle.len() + self.dialing.len() < wanted
+        {
+            let conn = ConnId::from_number(self.mint.next());
+            self.dialing.insert(conn, self.now);
+            self.outputs.push_back(Output::Dial(conn));
+        }
+    }
+
+    fn advance(&mut self, now: Instant) {
+        debug_assert!(now >= self.now, "time goes forward");
+        self.now = self.now.max(now);
+        debug_assert!(self.dialing.len() <= limits::DIALS_IN_FLIGHT);
+        debug_assert!(self.idle.len() + self.dialing.len() <= self.config.max);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_origin(Duration::from_millis(millis))
+    }
+
+    fn config(min: usize, max: usize) -> Config {
+        Config {
+            min,
+            max,
+            min_interval: Duration::from_millis(100),
+            max_interval: Duration::from_secs(1),
+        }
+    }
+
+    fn pool(min: usize, max: usize) -> Pool {
+        Pool::new(config(min, max), Mint::default(), Seed([7; 32]), at(0))
+    }
+
+    fn drain(pool: &mut Pool) -> Vec<Output> {
+        core::iter::from_fn(|| pool.poll_output()).collect()
+    }
+
+    fn dials(outputs: &[Output]) -> Vec<ConnId> {
+        let dials = outputs.iter().filter_map(|output| match output {
+            Output::Dial(conn) => Some(*conn),
+            _ => None,
+        });
+        dials.collect()
+    }
+
+    /// Opens everything that is asked for, until nothing more is.
+    fn fill(pool: &mut Pool, now: Instant) -> Vec<ConnId> {
+        let mut opened = Vec::new();
+        loop {
+            let wanted = dials(&drain(pool));
+            if wanted.is_empty() {
+                return opened;
+            }
+            for conn in wanted {
+                pool.handle_input(now, Input::Opened(conn));
+                opened.push(conn);
+            }
+        }
+    }
+
+    #[test]
+    fn it_fills_to_min_with_a_bounded_number_of_dials_and_then_rests() {
+        let mut pool = pool(64, 1024);
+        assert_eq!(dials(&drain(&mut pool)).len(), limits::DIALS_IN_FLIGHT);
+        let mut pool = self::pool(64, 1024);
+        assert_eq!(fill(&mut pool, at(1)).len(), 64);
+        assert_eq!(pool.poll_timeout(), None, "no timer at rest");
+    }
+
+    #[test]
+    fn min_above_max_means_max() {
+        let mut pool = pool(64, 5);
+        assert_eq!(fill(&mut pool, at(1)).len(), 5);
+    }
+
+    #[test]
+    fn a_taken_connection_is_replaced_at_once() {
+        let mut pool = pool(4, 64);
+        let conns = fill(&mut pool, at(1));
+        pool.handle_input(at(10), Input::Taken(conns[0]));
+        assert_eq!(dials(&drain(&mut pool)).len(), 1);
+    }
+
+    #[test]
+    fn demand_opens_that_many_more_and_is_used_up_as_they_are_taken() {
+        let mut pool = pool(4, 1024);
+        fill(&mut pool, at(1));
+        pool.handle_input(at(10), Input::Demand(10));
+        let extra = fill(&mut pool, at(11));
+        assert_eq!(extra.len(), 10);
+        for conn in extra {
+            pool.handle_input(at(11), Input::Taken(conn));
+        }
+        let refill = dials(&drain(&mut pool)).len();
+        assert!(refill <= 10, "the surge is not refilled twice: {refill}");
+    }
+
+    #[test]
+    fn a_hostile_demand_stays_within_max() {
+        let mut pool = pool(4, 100);
+        pool.handle_input(at(1), Input::Demand(u32::MAX));
+        pool.handle_input(at(1), Input::Demand(u32::MAX));
+        assert_eq!(fill(&mut pool, at(2)).len(), 100);
+    }
+
+    #[test]
+    fn use_raises_the_target_and_rest_lowers_it_slowly_to_min() {
+        let mut pool = pool(4, 1024);
+        let mut now = 0;
+        // All are taken as soon as they are open, and opening takes 20 ms.
+        for _ in 0..100 {
+            let wanted = dials(&drain(&mut pool));
+            now += 20;
+            for conn in wanted {
+                pool.handle_input(at(now), Input::Opened(conn));
+                pool.handle_input(at(now), Input::Taken(conn));
+            }
+        }
+        let high = pool.target;
+        assert!(high > 50, "{high}");
+        fill(&mut pool, at(now));
+        let mut looks = 0;
+        while let Some(due) = pool.poll_timeout() {
+            let due = due.max(pool.now);
+            pool.handle_timeout(due);
+            fill(&mut pool, due);
+            looks += 1;
+        }
+        assert_eq!(pool.idle(), 4);
+        assert!(looks > 5, "{looks}");
+    }
+
+    #[test]
+    fn failing_dials_back_off_and_sixteen_in_a_row_are_the_end() {
+        let mut pool = pool(1, 8);
+        let mut now = at(0);
+        let mut last = Duration::ZERO;
+        for round in 1..=limits::DIAL_FAILURES {
+            let conn = dials(&drain(&mut pool))[0];
+            pool.handle_input(now, Input::DialFailed(conn));
+            let outputs = drain(&mut pool);
+            assert_eq!(
+                outputs.contains(&Output::Exhausted),
+                round == limits::DIAL_FAILURES
+            );
+            let next = pool.poll_timeout().unwrap();
+            let delay = next.saturating_since(now);
+            assert!(delay >= Duration::from_millis(80) && delay <= Duration::from_secs(6));
+            if round < 5 {
+                assert!(delay > last, "doubling");
+            }
+            last = delay;
+            pool.handle_timeout(next);
+            now = next;
+        }
+    }
+
+    #[test]
+    fn a_success_ends_the_row() {
+        let mut pool = pool(2, 8);
+        for _ in 0..40 {
+            let now = pool.poll_timeout().unwrap_or(pool.now);
+            pool.handle_timeout(now);
+            let outputs = drain(&mut pool);
+            assert!(!outputs.contains(&Output::Exhausted));
+            let mut open = dials(&outputs).into_iter();
+            if let Some(conn) = open.next() {
+                pool.handle_input(now, Input::DialFailed(conn));
+            }
+            if let Some(conn) = open.next() {
+                pool.handle_input(now, Input::Opened(conn));
+                pool.handle_input(now, Input::Taken(conn));
+            }
+        }
+    }
+
+    #[test]
+    fn connections_that_end_right_after_their_preface_count_as_failed() {
+        let mut pool = pool(1, 8);
+        let mut exhausted = false;
+        for _ in 0..limits::DIAL_FAILURES {
+            let now = pool.poll_timeout().unwrap_or(pool.now);
+            pool.handle_timeout(now);
+            let conn = dials(&drain(&mut pool))[0];
+            pool.handle_input(now, Input::Opened(conn));
+            pool.handle_input(now, Input::Ended(conn));
+            exhausted |= pool.outputs.contains(&Output::Exhausted);
+        }
+        assert!(exhausted);
+        let mut old = self::pool(1, 8);
+        let conn = fill(&mut old, at(1))[0];
+        old.handle_input(at(6_000), Input::Ended(conn));
+        assert_eq!(
+            old.early_ends, 0,
+            "an old one that ends is replaced, no failure"
+        );
+        assert_eq!(dials(&drain(&mut old)).len(), 1);
+    }
+
+    #[test]
+    fn a_dial_that_succeeds_or_fails_while_draining_changes_nothing_more() {
+        let mut pool = pool(40, 64);
+        let conns = dials(&drain(&mut pool));
+        pool.handle_input(at(1), Input::Drain);
+        pool.handle_input(at(2), Input::Opened(conns[0]));
+        assert_eq!(drain(&mut pool), [Output::Close(conns[0])]);
+        for &conn in &conns[1..] {
+            pool.handle_input(at(3), Input::DialFailed(conn));
+        }
+        assert_eq!(
+            drain(&mut pool),
+            [],
+            "a session that leaves is not exhausted"
+        );
+        assert_eq!((pool.idle(), pool.poll_timeout()), (0, None));
+    }
+
+    #[test]
+    fn a_demand_that_nobody_uses_is_closed_again() {
+        let mut pool = pool(4, 1024);
+        fill(&mut pool, at(1));
+        pool.handle_input(at(2), Input::Demand(100));
+        assert_eq!(fill(&mut pool, at(3)).len(), 100);
+        while let Some(due) = pool.poll_timeout() {
+            pool.handle_timeout(due);
+            drain(&mut pool);
+        }
+        assert_eq!(pool.idle(), 4);
+    }
+
+    #[test]
+    fn exhaustion_is_said_once() {
+        let mut pool = pool(32, 64);
+        let mut said = 0;
+        for _ in 0..2 * limits::DIAL_FAILURES {
+            let now = pool.poll_timeout().unwrap_or(pool.now);
+            pool.handle_timeout(now);
+            let wanted = dials(&drain(&mut pool));
+            let later = now.after(Duration::from_millis(1));
+            for conn in wanted {
+                pool.handle_input(later, Input::DialFailed(conn));
+                said += drain(&mut pool).len();
+            }
+        }
+        assert_eq!(said, 1);
+    }
+
+    #[test]
+    fn a_moments_outage_counts_once() {
+        let mut pool = pool(64, 64);
+        for conn in dials(&drain(&mut pool)) {
+            pool.handle_input(at(5), Input::DialFailed(conn));
+        }
+        assert!(!drain(&mut pool).contains(&Output::Exhausted));
+        assert!(pool.poll_timeout().unwrap() <= at(130));
+        let conns = {
+            pool.handle_timeout(at(200));
+            fill(&mut pool, at(201))
+        };
+        for conn in conns {
+            pool.handle_input(at(9_000), Input::Withdrawn(conn));
+        }
+        assert!(!drain(&mut pool).contains(&Output::Exhausted));
+        assert!(pool.poll_timeout().unwrap() <= at(9_130));
+    }
+
+    #[test]
+    fn flush_closes_idle_ones_and_refills_and_drain_does_not() {
+        let mut pool = pool(3, 8);
+        fill(&mut pool, at(1));
+        pool.handle_input(at(2), Input::Flush);
+        let outputs = drain(&mut pool);
+        assert_eq!(dials(&outputs).len(), 3);
+        assert_eq!(outputs.len(), 6);
+        pool.handle_input(at(3), Input::Drain);
+        assert_eq!(dials(&drain(&mut pool)).len(), 0);
+        assert_eq!(pool.poll_timeout(), None);
+    }
+}
