@@ -1,0 +1,263 @@
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::endpoint::{Config, Endpoint, Input, Notice, Output};
+use crate::id::{ConnId, LinkId};
+use crate::limits;
+use crate::proof::DataSecret;
+use crate::rng::Seed;
+use crate::terms::{DataTls, InstanceId, SessionId};
+use crate::testing::contract::{Machine, check_after_mutation};
+use crate::testing::script::Script;
+use crate::time::Instant;
+use crate::wire::preface::Preface;
+
+/// Bytes: the configuration, then steps: connections that come and what they say, right and
+/// forged, sessions and connections that end, time.
+///
+/// # Panics
+/// If the contract is broken, a limit is exceeded, an answer is for a connection that is not
+/// half-open, a data connection is admitted without a valid tag, twice, for a session that is gone,
+/// above `max` or above `max_total`, or a ban closes out an address that has a session or had one
+/// lately.
+pub fn run(data: &[u8]) {
+    let mut script = Script::new(data);
+    let mut now = Instant::default();
+    let tls = if script.bool() { DataTls::Plain } else { DataTls::Pinned };
+    let max = usize::from(script.u8());
+    let config = Config { tls, max, max_total: max + max / 2 };
+    let mut run = Run {
+        endpoint: Endpoint::new(config, Seed([1; 32]), now),
+        config,
+        half_open: BTreeMap::new(),
+        sessions: BTreeMap::new(),
+        idle: BTreeMap::new(),
+        asked: None,
+        admitted: BTreeSet::new(),
+        banned: BTreeMap::new(),
+        exempt: BTreeMap::new(),
+        now,
+    };
+    while !script.is_empty() {
+        let repeat = if script.u8() > 250 { 70 } else { 0 };
+        for _ in 0..repeat {
+            run.step(&mut script.clone(), &mut now);
+        }
+        run.step(&mut script, &mut now);
+        check_after_mutation(&mut run, now);
+        run.check();
+    }
+}
+
+struct Run {
+    endpoint: Endpoint,
+    config: Config,
+    /// Addresses here and below are those that bans are about.
+    half_open: BTreeMap<ConnId, IpAddr>,
+    sessions: BTreeMap<LinkId, (SessionId, IpAddr)>,
+    idle: BTreeMap<ConnId, LinkId>,
+    /// The preface that was just sent, and whether it is good.
+    asked: Option<(Preface, bool)>,
+    admitted: BTreeSet<(SessionId, u64)>,
+    /// Until when.
+    banned: BTreeMap<IpAddr, Instant>,
+    /// Until when, for a session that ended.
+    exempt: BTreeMap<IpAddr, Instant>,
+    now: Instant,
+}
+
+impl Run {
+    fn step(&mut self, script: &mut Script<'_>, now: &mut Instant) {
+        let input = match script.u32_below(10) {
+            0..3 => self.accept(script),
+            3 => self.hello(script),
+            4 | 5 => self.preface(script),
+            6 => {
+                let Some(conn) = pick(&self.half_open, script) else { return };
+                if script.bool() {
+                    Input::WrongProof(conn)
+                } else {
+                    self.half_open.remove(&conn);
+                    Input::Ended(conn)
+                }
+            }
+            7 => {
+                let conn = pick(&self.idle, script).unwrap_or(ConnId::from_number(0));
+                self.idle.remove(&conn);
+                Input::NotIdle(conn)
+            }
+            8 => match pick(&self.sessions, script) {
+                Some(link) if script.bool() => Input::Heard(link),
+                Some(link) => {
+                    self.end(link);
+                    Input::SessionEnded(link)
+                }
+                None => Input::WrongProof(ConnId::from_number(script.u8().into())),
+            },
+            _ => {
+                *now = now.after(script.duration());
+                self.now = *now;
+                self.endpoint.handle_timeout(*now);
+                return self.drain();
+            }
+        };
+        self.endpoint.handle_input(*now, input);
+        self.drain();
+        self.asked = None;
+    }
+
+    fn accept(&mut self, script: &mut Script<'_>) -> Input {
+        let conn = self.endpoint.next_conn();
+        let from = match script.u8() % 6 {
+            n @ 0..4 => Ipv4Addr::new(192, 0, 2, n).into(),
+            n => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n.into()).into(),
+        };
+        self.half_open.insert(conn, subject(from));
+        Input::Accepted { conn, from }
+    }
+
+    fn hello(&self, script: &mut Script<'_>) -> Input {
+        let conn = pick(&self.half_open, script).unwrap_or(ConnId::from_number(0));
+        let instance = InstanceId([script.u8() % 80; 16]);
+        Input::Hello { conn, instance, data_secret: secret() }
+    }
+
+    fn preface(&mut self, script: &mut Script<'_>) -> Input {
+        let conn = pick(&self.half_open, script).unwrap_or(ConnId::from_number(0));
+        let link = pick(&self.sessions, script);
+        let session = link.and_then(|link| self.sessions.get(&link));
+        let session = session.map_or(SessionId([0; 16]), |&(session, _)| session);
+        let seq = script.u8().into();
+        let exporter = (self.config.tls != DataTls::Plain).then_some([5; 32]);
+        let mut preface = Preface::new(&secret(), session, seq, exporter.as_ref());
+        let mut shown = exporter;
+        match script.u32_below(16) {
+            0 => preface.tag = script.array(),
+            1 => preface.seq += 1,
+            2 => preface.session = SessionId(script.array()),
+            3 => shown = Some(script.array()),
+            4 => shown = None,
+            _ => {}
+        }
+        let is_good = shown == exporter
+            && preface == Preface::new(&secret(), session, seq, exporter.as_ref())
+            && link.is_some();
+        self.asked = Some((preface, is_good));
+        Input::Preface { conn, preface, exporter: shown }
+    }
+
+    fn drain(&mut self) {
+        while self.poll_output_is_some() {}
+    }
+
+    fn end(&mut self, link: LinkId) {
+        if let Some((_, from)) = self.sessions.remove(&link) {
+            self.exempt.insert(from, self.now.after(limits::BAN_TIME));
+        }
+        self.idle.retain(|_, of| *of != link);
+    }
+
+    fn is_exempt(&self, from: IpAddr) -> bool {
+        self.exempt.get(&from).is_some_and(|&until| self.now < until)
+            || self.sessions.values().any(|&(_, of)| of == from)
+    }
+
+    fn on_output(&mut self, output: Output) {
+        match output {
+            Output::Close(conn, why) => {
+                let from = self.half_open.remove(&conn);
+                if why == crate::endpoint::Refusal::Banned {
+                    let from = from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+                    assert!(self.banned.get(&from).is_some_and(|&until| self.now < until));
+                    assert!(!self.is_exempt(from));
+                }
+                assert!(from.is_some(), "only a half-open one is closed, once");
+            }
+            Output::Refuse(conn) => assert!(self.half_open.remove(&conn).is_some()),
+            Output::Welcome { conn, link, session } => {
+                let from = self.half_open.remove(&conn);
+                let from = from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+                assert!(!from.is_unspecified(), "only a half-open one is welcome");
+                assert!(self.sessions.insert(link, (session, from)).is_none());
+            }
+            Output::Data(conn, link) => {
+                assert!(self.half_open.remove(&conn).is_some());
+                let Some((preface, true)) = self.asked else { unreachable!("forged preface") };
+                let session = self.sessions.get(&link).map(|&(session, _)| session);
+                assert_eq!(session, Some(preface.session));
+                assert!(self.admitted.insert((preface.session, preface.seq)), "replayed");
+                self.idle.insert(conn, link);
+            }
+            Output::EndSession(link, _) => {
+                assert!(self.sessions.contains_key(&link));
+                self.end(link);
+            }
+            Output::Notice(Notice::Banned(from)) => {
+                self.banned.insert(subject(from), self.now.after(limits::BAN_TIME));
+            }
+            Output::Notice(Notice::WrongKey(_) | Notice::HalfOpenLimit) => {}
+        }
+    }
+
+    fn check(&self) {
+        assert_eq!(self.endpoint.half_open(), self.half_open.len());
+        assert!(self.half_open.len() <= limits::HALF_OPEN);
+        let mut per_address = BTreeMap::new();
+        for from in self.half_open.values() {
+            let count = per_address.entry(from).or_insert(0);
+            *count += 1;
+            assert!(*count <= limits::HALF_OPEN_PER_ADDRESS);
+        }
+        assert_eq!(self.endpoint.sessions(), self.sessions.len());
+        assert!(self.sessions.len() <= limits::SESSIONS);
+        assert!(self.idle.len() <= self.config.max_total);
+        for link in self.sessions.keys() {
+            let idle: Vec<_> = self.idle.values().filter(|of| *of == link).collect();
+            assert!(idle.len() <= self.config.max);
+        }
+    }
+}
+
+impl Machine for Run {
+    fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
+        self.endpoint.handle_timeout(now);
+    }
+
+    fn poll_output_is_some(&mut self) -> bool {
+        let output = self.endpoint.poll_output();
+        if let Some(output) = output {
+            self.on_output(output);
+        }
+        output.is_some()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.endpoint.poll_timeout()
+    }
+
+    fn ended(&self) -> bool {
+        false
+    }
+}
+
+fn secret() -> DataSecret {
+    DataSecret::from_bytes([9; 32])
+}
+
+fn subject(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+    }
+}
+
+fn pick<K: Copy + Ord, V>(map: &BTreeMap<K, V>, script: &mut Script<'_>) -> Option<K> {
+    let most = u32::try_from(map.len()).unwrap_or(u32::MAX).min(256);
+    let nth = usize::try_from(script.u32_below(most)).unwrap_or(0);
+    map.keys().nth(nth).copied()
+}
