@@ -1,0 +1,230 @@
+//! What happens in one run, all of it from one seed.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use protocol::rng::{Rng, Seed};
+use protocol::terms::{DataTls, Flow};
+use protocol::time::{Duration, Instant};
+
+/// Who acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Node {
+    Server,
+    Client(usize),
+    Attacker,
+}
+
+/// One user, and the target it is connected with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct User {
+    pub(crate) at: Instant,
+    /// Where it comes: the ingress.
+    pub(crate) node: Node,
+    pub(crate) up: usize,
+    pub(crate) down: usize,
+    /// Whether the target speaks before the user has ended.
+    pub(crate) target_speaks_first: bool,
+    /// How long the target takes to answer.
+    pub(crate) target_delay: Duration,
+    pub(crate) target_refuses: bool,
+    /// How long the user waits for a connection at most, if it leaves before ingress gives up.
+    pub(crate) leaves: Option<Duration>,
+}
+
+/// Something that goes wrong, or is done by an operator or an attacker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Fault {
+    Reset,
+    HalfOpen,
+    Stall(Duration),
+    Blackhole(Duration),
+    RefuseDials(Duration),
+    CrashServer { silent: bool, down: Duration },
+    CrashClient { client: usize, silent: bool },
+    Flush,
+    ServerBye,
+    ClientBye { client: usize },
+    WrongKey { neighbour: bool },
+    Garbage,
+    Replay,
+    Silence,
+}
+
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) flow: Flow,
+    pub(crate) tls: DataTls,
+    pub(crate) clients: usize,
+    pub(crate) pool_min: usize,
+    pub(crate) pool_max: usize,
+    pub(crate) report_interval: Duration,
+    pub(crate) wait: Duration,
+    /// The longest way of a byte, in milliseconds.
+    pub(crate) delay: u32,
+    /// Whether streams are cut into small pieces.
+    pub(crate) pieces: bool,
+    pub(crate) window: usize,
+    /// How many of 100 TLS connections have somebody in the middle.
+    pub(crate) mitm: u32,
+    pub(crate) users: Vec<User>,
+    pub(crate) faults: Vec<(Instant, Fault)>,
+    /// When the faults end.
+    pub(crate) heal: Instant,
+}
+
+impl Plan {
+    pub(crate) fn from_seed(seed: u64) -> Self {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_be_bytes());
+        let mut rng = Rng::new(Seed(bytes));
+        let flow = if rng.below(2) == 0 {
+            Flow::Reverse
+        } else {
+            Flow::Forward
+        };
+        let clients = 1 + rng.below(3) as usize;
+        let pool_min = 1 + rng.below(6) as usize;
+        let safety = 20_000 + rng.below(40_000);
+        let mut plan = Self {
+            seed,
+            flow,
+            tls: if rng.below(3) == 0 {
+                DataTls::Plain
+            } else {
+                DataTls::Pinned
+            },
+            clients,
+            pool_min,
+            pool_max: pool_min + rng.below(24) as usize,
+            report_interval: Duration::from_millis(1000 + u64::from(rng.below(4000))),
+            wait: Duration::from_millis(1000 + u64::from(rng.below(5000))),
+            delay: 1 << rng.below(8),
+            pieces: rng.below(2) == 0,
+            window: if rng.below(3) == 0 { 512 } else { 65_536 },
+            mitm: if rng.below(8) == 0 { 30 } else { 0 },
+            users: Vec::new(),
+            faults: Vec::new(),
+            heal: millis(safety),
+        };
+        plan.add_users(&mut rng, safety);
+        plan.add_faults(&mut rng, safety);
+        plan
+    }
+
+    pub(crate) fn address(client: usize) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1 + client as u8))
+    }
+
+    /// How long after the faults everything works again: the silence is noticed, one attempt may
+    /// still hang, the next one waits for its back-off; an idle connection that is dead is noticed
+    /// by keep-alive after 30 s; a ban outlasts that.
+    pub(crate) fn healed(&self) -> Instant {
+        let is_ban = |fault: &Fault| matches!(fault, Fault::WrongKey { neighbour: true });
+        let banned = self.mitm > 0 || self.faults.iter().any(|(_, fault)| is_ban(fault));
+        let ban = Duration::from_secs(if banned { 70 } else { 0 });
+        let bound = self.report_interval * 4 + Duration::from_secs(35);
+        self.heal.after(bound).after(ban)
+    }
+
+    pub(crate) fn ingress_nodes(&self) -> Vec<Node> {
+        match self.flow {
+            Flow::Reverse => vec![Node::Server],
+            Flow::Forward => (0..self.clients).map(Node::Client).collect(),
+        }
+    }
+
+    /// Whether nothing at all goes wrong: then every user is served.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.faults.is_empty() && self.mitm == 0
+    }
+
+    fn add_users(&mut self, rng: &mut Rng, safety: u32) {
+        let nodes = self.ingress_nodes();
+        let busy = 1 + rng.below(60);
+        let mut at = 500 + rng.below(2000);
+        while at < safety && self.users.len() < 400 {
+            let burst = if rng.below(10) == 0 { rng.below(20) } else { 1 };
+            for _ in 0..burst {
+                let node = nodes[rng.below(nodes.len() as u32) as usize];
+                let big = rng.below(10) == 0;
+                let size = |rng: &mut Rng| rng.below(if big { 40_000 } else { 300 }) as usize;
+                self.users.push(User {
+                    at: millis(at),
+                    node,
+                    up: size(rng),
+                    down: size(rng),
+                    target_speaks_first: rng.below(2) == 0,
+                    target_delay: Duration::from_millis(rng.below(300).into()),
+                    target_refuses: rng.below(12) == 0,
+                    leaves: (rng.below(10) == 0)
+                        .then(|| Duration::from_millis(rng.below(2000).into())),
+                });
+            }
+            at += rng.below(60_000 / busy);
+        }
+        let at = self.healed();
+        let probe = |node| User {
+            at,
+            node,
+            up: 3000,
+            down: 3000,
+            target_speaks_first: false,
+            target_delay: Duration::ZERO,
+            target_refuses: false,
+            leaves: None,
+        };
+        // Their time is set when the faults are known.
+        self.users.extend(nodes.into_iter().map(probe));
+    }
+
+    fn add_faults(&mut self, rng: &mut Rng, safety: u32) {
+        // Some runs have no fault, some one kind, some many.
+        let chance = [0, 10, 40, 80][rng.below(4) as usize];
+        let on: Vec<u32> = (0..14).filter(|_| rng.below(100) < chance).collect();
+        let pause = 200 + rng.below(8000);
+        let mut at = rng.below(pause);
+        while at < safety && !on.is_empty() {
+            let kind = on[rng.below(on.len() as u32) as usize];
+            let fault = self.fault(kind, rng);
+            self.faults.push((millis(at), fault));
+            at += 1 + rng.below(2 * pause);
+        }
+        let healed = self.healed();
+        let probes = self.ingress_nodes().len();
+        for probe in self.users.iter_mut().rev().take(probes) {
+            probe.at = healed;
+        }
+    }
+
+    fn fault(&self, kind: u32, rng: &mut Rng) -> Fault {
+        let client = rng.below(self.clients as u32) as usize;
+        let span = Duration::from_millis(rng.below(12_000).into());
+        let silent = rng.below(3) == 0;
+        match kind {
+            0 => Fault::Reset,
+            1 => Fault::HalfOpen,
+            2 => Fault::Stall(span * 2),
+            3 => Fault::Blackhole(span),
+            4 => Fault::RefuseDials(span),
+            5 => Fault::CrashServer {
+                silent,
+                down: span / 4,
+            },
+            6 => Fault::CrashClient { client, silent },
+            7 => Fault::Flush,
+            8 => Fault::ServerBye,
+            9 => Fault::ClientBye { client },
+            10 => Fault::WrongKey {
+                neighbour: rng.below(2) == 0,
+            },
+            11 => Fault::Garbage,
+            12 => Fault::Replay,
+            _ => Fault::Silence,
+        }
+    }
+}
+
+pub(crate) fn millis(millis: u32) -> Instant {
+    Instant::from_origin(Duration::from_millis(millis.into()))
+}
