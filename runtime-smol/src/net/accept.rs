@@ -1,0 +1,228 @@
+//! Accepting connections, whatever the system runs short of.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::time::{Duration, Instant};
+
+use async_io::{Async, Timer};
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+use rustix::process::{Resource, getrlimit};
+use socket2::SockRef;
+
+use super::reason;
+use super::socket::{Tune, canonical};
+
+/// The pause when the system has no room for another connection.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Trouble this long ago is over: the next one is logged again.
+const EPISODE: Duration = Duration::from_secs(60);
+
+/// A listener that keeps accepting: it waits out shortages instead of failing.
+///
+/// One task owns it. Handshakes do not belong into that task.
+#[derive(Debug)]
+pub struct Acceptor {
+    listener: Async<TcpListener>,
+    tune: Tune,
+    /// Descriptors in use from which on accepting pauses.
+    crowd: u64,
+    /// The last accepted descriptor's number reached `crowd`.
+    crowded: bool,
+    crowding: Episode,
+    shortage: Episode,
+}
+
+impl Acceptor {
+    /// Accepts from `listener` and prepares each connection with `tune`. Accepting pauses while
+    /// 95 % of the process's descriptors (its soft limit now) are in use.
+    #[must_use]
+    pub fn new(listener: Async<TcpListener>, tune: Tune) -> Self {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        Self::with_crowd(listener, tune, limit.saturating_sub(limit / 20))
+    }
+
+    fn with_crowd(listener: Async<TcpListener>, tune: Tune, crowd: u64) -> Self {
+        Self {
+            listener,
+            tune,
+            crowd,
+            crowded: false,
+            crowding: Episode::default(),
+            shortage: Episode::default(),
+        }
+    }
+
+    /// The listener's own address.
+    ///
+    /// # Errors
+    /// Those of `getsockname`.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.get_ref().local_addr()
+    }
+
+    /// The next connection and its peer's address, an IPv4 one written as such. Dropping the future
+    /// loses no connection.
+    ///
+    /// # Errors
+    /// The listener itself is broken, which should not happen.
+    pub async fn accept(&mut self) -> io::Result<(Async<TcpStream>, SocketAddr)> {
+        self.wait_for_descriptors().await;
+        loop {
+            let error = match self.listener.read_with(take).await {
+                Ok((stream, peer)) => match Async::new_nonblocking(stream) {
+                    Ok(stream) => return Ok((self.admit(stream), canonical(peer))),
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            match classify(&error) {
+                Trouble::Connection => {}
+                Trouble::Shortage => {
+                    if self.shortage.begins(Instant::now()) {
+                        tracing::warn!("accepting waits: {}", reason(&error));
+                    }
+                    Timer::after(PAUSE).await;
+                }
+                Trouble::Listener => return Err(error),
+            }
+        }
+    }
+
+    fn admit(&mut self, stream: Async<TcpStream>) -> Async<TcpStream> {
+        // The system gives out the lowest free number, so all below it are in use.
+        self.crowded = number(&stream) >= self.crowd;
+        // A peer that is gone already shows when its connection is read.
+        drop((self.tune)(&SockRef::from(stream.get_ref())));
+        stream
+    }
+
+    async fn wait_for_descriptors(&mut self) {
+        while self.crowded {
+            if self.crowding.begins(Instant::now()) {
+                tracing::warn!(
+                    "accepting pauses: {} descriptors are in use, 95 % of the limit",
+                    self.crowd
+                );
+            }
+            Timer::after(PAUSE).await;
+            let lowest = rustix::io::fcntl_dupfd_cloexec(self.listener.get_ref(), 0);
+            self.crowded = lowest.is_ok_and(|free| number(&free) >= self.crowd);
+        }
+    }
+}
+
+fn take(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (socket, peer) = rustix::net::acceptfrom_with(listener, flags)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+    let stream = TcpStream::from(socket);
+    match peer {
+        Some(peer) => Ok((stream, peer)),
+        None => Err(Errno::CONNABORTED.into()),
+    }
+}
+
+fn number(descriptor: &impl std::os::fd::AsFd) -> u64 {
+    u64::try_from(descriptor.as_fd().as_raw_fd()).unwrap_or_default()
+}
+
+/// What a failed accept is about.
+#[derive(Debug, PartialEq, Eq)]
+enum Trouble {
+    /// That one connection, which is gone.
+    Connection,
+    /// The process or the system has no room.
+    Shortage,
+    /// The listener.
+    Listener,
+}
+
+fn classify(error: &io::Error) -> Trouble {
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::NOSPC) => {
+            Trouble::Shortage
+        }
+        Some(Errno::BADF | Errno::FAULT | Errno::INVAL | Errno::NOTSOCK) => Trouble::Listener,
+        // accept(2) passes on what happened to the connection while it waited.
+        _ => Trouble::Connection,
+    }
+}
+
+/// A time of trouble, to log its begin once.
+#[derive(Debug, Default)]
+struct Episode {
+    last: Option<Instant>,
+}
+
+impl Episode {
+    /// Notes trouble at `now`; true if there was none for a while.
+    fn begins(&mut self, now: Instant) -> bool {
+        let fresh = self
+            .last
+            .is_none_or(|last| now.saturating_duration_since(last) > EPISODE);
+        self.last = Some(now);
+        fresh
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smol::future::{FutureExt as _, poll_once};
+
+    use super::super::listen::listen_tcp;
+    use super::super::socket::tune_edge;
+    use super::*;
+
+    #[test]
+    fn errors_of_connections_and_shortages_do_not_end_accepting() {
+        let of = |errno: Errno| classify(&errno.into());
+        assert_eq!(of(Errno::CONNABORTED), Trouble::Connection);
+        assert_eq!(of(Errno::PERM), Trouble::Connection);
+        assert_eq!(of(Errno::MFILE), Trouble::Shortage);
+        assert_eq!(of(Errno::BADF), Trouble::Listener);
+    }
+
+    #[test]
+    fn an_episode_is_logged_once() {
+        let start = Instant::now();
+        let mut episode = Episode::default();
+        assert!(episode.begins(start));
+        assert!(!episode.begins(start + PAUSE));
+        assert!(!episode.begins(start + PAUSE + EPISODE));
+        assert!(episode.begins(start + PAUSE + EPISODE * 3));
+    }
+
+    #[test]
+    fn a_dual_stack_listener_names_ipv4_peers_plainly() {
+        smol::block_on(async {
+            let mut acceptor =
+                Acceptor::new(listen_tcp("[::]:0".parse().unwrap()).unwrap(), tune_edge);
+            let port = acceptor.local_addr().unwrap().port();
+            let user = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let (served, peer) = acceptor.accept().await.unwrap();
+            assert_eq!(peer, user.local_addr().unwrap());
+            assert!(served.get_ref().nodelay().unwrap());
+        });
+    }
+
+    #[test]
+    fn accepting_pauses_until_descriptors_are_free_again() {
+        smol::block_on(async {
+            let listener = listen_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+            // Every connection is one too many.
+            let mut acceptor = Acceptor::with_crowd(listener, tune_edge, 0);
+            let address = acceptor.local_addr().unwrap();
+            let _users = [(); 2].map(|()| TcpStream::connect(address).unwrap());
+            acceptor.accept().await.unwrap();
+            assert!(poll_once(acceptor.accept()).await.is_none());
+            acceptor.crowd = u64::MAX;
+            let late = async {
+                Timer::after(Duration::from_secs(10)).await;
+                Err(Errno::TIMEDOUT.into())
+            };
+            acceptor.accept().or(late).await.unwrap();
+        });
+    }
+}
