@@ -1,0 +1,243 @@
+//! The UDP socket that users send to, and which of its datagrams are whose.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_io::Async;
+use protocol::id::UserId;
+use protocol::udp::{FlowTable, Touch};
+use tracing::debug;
+
+use super::Budget;
+use super::buffer::{Buffer, STANDARD};
+use super::queue::{Closed, PER_USER, Pushed, Queue, Quota};
+use super::side::concerns_one_peer;
+use crate::clock::{Clock, Deadline};
+use crate::stats::Stats;
+
+/// The receive buffer asked for, in bytes: a burst must fit while the task gets to run.
+const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
+
+/// Asks the system for a receive buffer that holds a burst of datagrams. It may grant less.
+pub fn ask_for_receive_buffer(socket: &UdpSocket) {
+    let forced = rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER);
+    if forced.is_err() {
+        // Unprivileged: as much as the system's limit allows, which is the best there is.
+        drop(socket2::SockRef::from(socket).set_recv_buffer_size(RECEIVE_BUFFER));
+    }
+}
+
+/// Receives on `socket` until that fails, and hands each datagram to its session. `begin` is given
+/// each new session, whose first datagram waits in it; dropping it refuses the user.
+///
+/// At most `cap` sessions exist at once; one ends after `idle` without a datagram in either
+/// direction. A session that does not keep up drops its own datagrams. When the future is dropped
+/// all sessions end; for a graceful stop refuse new ones and let it run.
+pub async fn serve(
+    socket: Async<UdpSocket>,
+    idle: Duration,
+    cap: usize,
+    stats: Arc<Stats>,
+    mut begin: impl FnMut(UdpUser),
+) -> io::Error {
+    ask_for_receive_buffer(socket.get_ref());
+    let hub = Hub {
+        socket: Arc::new(socket),
+        clock: Clock::new(),
+        quota: Quota::process(),
+        stats,
+        sessions: Mutex::new(Sessions {
+            table: FlowTable::new(idle, cap),
+            queues: BTreeMap::new(),
+        }),
+    };
+    let serving = Serving(Arc::new(hub));
+    let mut timer = Deadline::never();
+    poll_fn(|cx| serving.0.poll(cx, &mut timer, &mut begin)).await
+}
+
+/// A UDP session at the end that accepts users: its queue of datagrams, and the way back.
+///
+/// Dropping it ends the session; the next datagram from that address begins a new one.
+pub struct UdpUser {
+    hub: Arc<Hub>,
+    id: UserId,
+    address: SocketAddr,
+    queue: Arc<Queue>,
+}
+
+impl UdpUser {
+    /// The user's address, for the launch and the log: IPv4 as such also on a dual-stack socket.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.address.ip().to_canonical(), self.address.port())
+    }
+
+    pub(crate) fn poll_take(
+        &self,
+        cx: &Context<'_>,
+        frames: &mut Vec<u8>,
+    ) -> Poll<Result<(), Closed>> {
+        self.queue.poll_take(cx, frames)
+    }
+
+    pub(crate) fn send(&self, datagram: &[u8]) -> io::Result<usize> {
+        self.hub.socket.get_ref().send_to(datagram, self.address)
+    }
+
+    pub(crate) fn socket(&self) -> &Arc<Async<UdpSocket>> {
+        &self.hub.socket
+    }
+
+    /// Datagrams went to the user, which keeps the session alive.
+    pub(crate) fn refresh(&self) {
+        let now = self.hub.clock.now();
+        self.hub.sessions().table.refresh(now, self.id);
+    }
+}
+
+impl fmt::Debug for UdpUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("UdpUser").field(&self.address).finish()
+    }
+}
+
+impl Drop for UdpUser {
+    fn drop(&mut self) {
+        let mut sessions = self.hub.sessions();
+        sessions.table.remove(self.id);
+        sessions.queues.remove(&self.id);
+    }
+}
+
+struct Hub {
+    /// Read by the task of [`serve`] alone; written by the relays.
+    socket: Arc<Async<UdpSocket>>,
+    clock: Clock,
+    quota: Arc<Quota>,
+    stats: Arc<Stats>,
+    sessions: Mutex<Sessions>,
+}
+
+struct Sessions {
+    table: FlowTable,
+    queues: BTreeMap<UserId, Arc<Queue>>,
+}
+
+impl Hub {
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn poll(
+        self: &Arc<Self>,
+        cx: &mut Context<'_>,
+        timer: &mut Deadline,
+        begin: &mut impl FnMut(UdpUser),
+    ) -> Poll<io::Error> {
+        let mut budget = Budget::of_datagrams();
+        let mut buffer = Buffer::borrow(STANDARD);
+        while !budget.is_spent() {
+            match self.socket.get_ref().recv_from(&mut buffer) {
+                Ok((len, from)) => {
+                    budget.spend(len);
+                    let datagram = buffer.get(..len).unwrap_or_default();
+                    self.deliver(from, datagram, begin);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    drop(buffer);
+                    self.poll_expired(cx, timer);
+                    if let Err(error) = ready!(self.socket.poll_readable(cx)) {
+                        return Poll::Ready(error);
+                    }
+                    buffer = Buffer::borrow(STANDARD);
+                }
+                Err(error) if concerns_one_peer(&error) => budget.spend(0),
+                Err(error) => return Poll::Ready(error),
+            }
+        }
+        self.poll_expired(cx, timer);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn deliver(
+        self: &Arc<Self>,
+        from: SocketAddr,
+        datagram: &[u8],
+        begin: &mut impl FnMut(UdpUser),
+    ) {
+        let mut sessions = self.sessions();
+        let (known, new) = match sessions.table.touch(self.clock.now(), from) {
+            Touch::Known(id) => (sessions.queues.get(&id).map(Arc::clone), None),
+            Touch::New(id) => {
+                let queue = Arc::new(Queue::new(Arc::clone(&self.quota), PER_USER));
+                sessions.queues.insert(id, Arc::clone(&queue));
+                (Some(queue), Some(id))
+            }
+            Touch::Full => {
+                self.stats.refused.add(1);
+                (None, None)
+            }
+        };
+        drop(sessions);
+        let pushed = known.as_ref().map(|queue| queue.push(datagram));
+        if pushed != Some(Pushed::Taken) {
+            self.stats.dropped.add(1);
+        }
+        if pushed == Some(Pushed::Dropped { first: true }) {
+            debug!(user = %from, "a UDP user's datagrams are dropped, its session does not keep up");
+        }
+        if let (Some(id), Some(queue)) = (new, known) {
+            begin(UdpUser {
+                hub: Arc::clone(self),
+                id,
+                address: from,
+                queue,
+            });
+        }
+    }
+
+    /// Ends the sessions whose time has come, and sees to being woken for the next.
+    fn poll_expired(&self, cx: &mut Context<'_>, timer: &mut Deadline) {
+        loop {
+            let mut sessions = self.sessions();
+            let Some(due) = sessions.table.poll_timeout() else {
+                return;
+            };
+            let now = self.clock.now();
+            if due <= now {
+                sessions.table.handle_timeout(now);
+                while let Some(expired) = sessions.table.poll_output() {
+                    if let Some(queue) = sessions.queues.remove(&expired.0) {
+                        queue.close(Closed::Idle);
+                    }
+                }
+                continue;
+            }
+            drop(sessions);
+            timer.bring_forward(due);
+            if timer.poll(cx).is_pending() {
+                return;
+            }
+        }
+    }
+}
+
+/// Ends all sessions when the task of [`serve`] ends.
+struct Serving(Arc<Hub>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let queues = std::mem::take(&mut self.0.sessions().queues);
+        for queue in queues.values() {
+            queue.close(Closed::Stopped);
+        }
+    }
+}
