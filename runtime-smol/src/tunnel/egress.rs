@@ -1,0 +1,109 @@
+//! Egress: a launch is answered with the target, or with the reason why not (`wire.md` §2.4).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use protocol::config::ProxyVersion;
+use protocol::proxy_header;
+use protocol::terms::Transport;
+use protocol::wire::launch::{Launch, Status};
+use smol::io::AsyncWriteExt as _;
+
+use super::Shared;
+use super::served::{Near, Served};
+use super::slots::Slot;
+use crate::net::Stream;
+use crate::relay::Fate;
+use crate::relay::tcp::Initial;
+use crate::relay::udp::Side;
+
+/// Connects the user of `launch` to a target and begins to relay; `rest` is what came on `data` behind
+/// the launch.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    mut data: Stream,
+    launch: Launch,
+    rest: Vec<u8>,
+    fate: Arc<Fate>,
+) {
+    match open(&shared, &mut data, &launch, rest).await {
+        Ok((near, slot)) => Served {
+            near,
+            data,
+            launch,
+            fate,
+            _slot: slot,
+        }
+        .spawn(&shared),
+        Err(status) => {
+            tracing::debug!(user = %launch.source, %status, "launch refused");
+            super::idle::last_byte(&mut data, status).await;
+        }
+    }
+}
+
+/// Dials the target and says so.
+async fn open(
+    shared: &Shared,
+    data: &mut Stream,
+    launch: &Launch,
+    rest: Vec<u8>,
+) -> Result<(Near, Slot), Status> {
+    let slot = admit(shared, launch.transport)?;
+    let near = match launch.transport {
+        Transport::Tcp => {
+            let target = shared.targets.tcp(&shared.stats).await?;
+            let mut to_near = header(shared, launch.address(), &target);
+            to_near.extend(rest);
+            let initial = Initial {
+                to_near,
+                ..Initial::default()
+            };
+            Near::Tcp(Stream::Plain(target), initial)
+        }
+        Transport::Udp => {
+            let target = shared.targets.udp(&shared.stats).await?;
+            Near::Udp(Side::target(target), rest)
+        }
+    };
+    connected(data).await?;
+    Ok((near, slot))
+}
+
+fn admit(shared: &Shared, transport: Transport) -> Result<Slot, Status> {
+    let carried = match transport {
+        Transport::Tcp => shared.config.tcp,
+        Transport::Udp => shared.config.udp,
+    };
+    if !carried {
+        return Err(Status::Disabled);
+    }
+    shared.slots.take().ok_or(Status::Limit)
+}
+
+/// The PROXY header for the target, if one is wanted.
+pub(super) fn header(
+    shared: &Shared,
+    user: Option<SocketAddr>,
+    target: &async_io::Async<std::net::TcpStream>,
+) -> Vec<u8> {
+    let mut header = Vec::new();
+    if let Some(version @ (ProxyVersion::V1 | ProxyVersion::V2)) = shared.config.proxy {
+        proxy_header::encode(
+            version,
+            user,
+            target.get_ref().peer_addr().ok(),
+            &mut header,
+        );
+    }
+    header
+}
+
+/// Says that the target answered. If that cannot be said, there is nobody to say anything to.
+async fn connected(data: &mut Stream) -> Result<(), Status> {
+    let say = async {
+        data.write_all(&[Status::Connected.as_byte()]).await?;
+        data.flush().await
+    };
+    say.await.map_err(|_: std::io::Error| Status::Unreachable)
+}

@@ -1,0 +1,214 @@
+//! Idle data connections, one task each. Another task takes over when they are launched, so that
+//! neither carries the room that the other needs.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use async_io::Timer;
+use protocol::id::ConnId;
+use protocol::wire::launch::{BadLaunch, Launch, Status, WhileIdle};
+use smol::channel::{Receiver, Sender};
+use smol::future::FutureExt as _;
+use smol::io::{AsyncRead as _, AsyncWriteExt as _};
+use socket2::SockRef;
+
+use super::Shared;
+use super::hub::{Msg, Order};
+use super::slots::Slot;
+use super::user::User;
+use super::{egress, launch};
+use crate::net::{Stream, allow_pauses};
+use crate::relay::Fate;
+
+/// How long a withdrawn connection waits for the peer to close, so that no RST overtakes the
+/// withdrawal.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// One data connection and whom to tell.
+#[derive(Debug)]
+pub(super) struct DataConn {
+    pub(super) conn: ConnId,
+    pub(super) stream: Stream,
+    pub(super) orders: Receiver<Order>,
+    pub(super) fate: Arc<Fate>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) hub: Sender<Msg>,
+    /// A stop waits until it is cut or launched.
+    pub(super) _parting: Option<Slot>,
+}
+
+/// What an idle connection of an ingress may see.
+enum Seen {
+    User(Box<User>),
+    Cut,
+    /// It ended; `true`: it was withdrawn.
+    Ended(bool),
+}
+
+impl DataConn {
+    /// At ingress: waits for a user and has it served.
+    pub(super) async fn at_ingress(mut self) {
+        let seen = self.watch().await;
+        let user = match seen {
+            Seen::User(user) => user,
+            Seen::Cut => return self.tell(Msg::Lost(self.conn, false)).await,
+            Seen::Ended(withdrawn) => {
+                self.tell(Msg::Lost(self.conn, withdrawn)).await;
+                // A launch that crossed the end was never written: it goes to another connection.
+                self.orders.close();
+                if let Ok(Order::Launch(user)) = self.orders.try_recv() {
+                    self.tell(Msg::Again(user)).await;
+                }
+                return;
+            }
+        };
+        let Self {
+            stream,
+            fate,
+            shared,
+            hub,
+            ..
+        } = self;
+        allow_pauses(&SockRef::from(stream.socket().get_ref()));
+        let serve = launch::serve(Arc::clone(&shared), stream, user, fate, hub);
+        shared.spawn_relay(serve);
+    }
+
+    /// At egress: waits for a launch and has it served.
+    pub(super) async fn at_egress(mut self) {
+        let launched = {
+            let cut = async {
+                super::hub::cut(&self.orders).await;
+                Ok(None)
+            };
+            let timeout = self.shared.config.env.handshake_timeout;
+            read_launch(&mut self.stream, timeout).or(cut).await
+        };
+        match launched {
+            Ok(Some((launch, rest))) => {
+                self.tell(Msg::Taken(self.conn)).await;
+                let Self {
+                    stream,
+                    fate,
+                    shared,
+                    ..
+                } = self;
+                allow_pauses(&SockRef::from(stream.socket().get_ref()));
+                let serve = egress::serve(Arc::clone(&shared), stream, launch, rest, fate);
+                shared.spawn_relay(serve);
+            }
+            Ok(None) => self.withdraw().await,
+            Err(why) => {
+                tracing::debug!(%why, "idle data connection ended");
+                self.tell(Msg::Lost(self.conn, false)).await;
+            }
+        }
+    }
+
+    /// Sees to the connection while it is idle, so that a dead one is noticed before a user is.
+    async fn watch(&mut self) -> Seen {
+        let Self { stream, orders, .. } = self;
+        let order = async {
+            match orders.recv().await {
+                Ok(Order::Launch(user)) => Seen::User(user),
+                Err(_) => Seen::Cut,
+            }
+        };
+        let bytes = poll_fn(|cx| {
+            let mut byte = [0];
+            if ready!(stream.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(Seen::Ended(false));
+            }
+            let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut byte));
+            Poll::Ready(Seen::Ended(match read {
+                Ok(1..) => WhileIdle::from_byte(byte[0]) == WhileIdle::Withdrawn,
+                Ok(0) | Err(_) => false,
+            }))
+        });
+        order.or(bytes).await
+    }
+
+    /// Closes an idle connection so that no launch is lost (`wire.md` §2.4).
+    async fn withdraw(mut self) {
+        last_byte(&mut self.stream, Status::Withdrawn).await;
+        self.tell(Msg::Lost(self.conn, false)).await;
+    }
+
+    async fn tell(&self, msg: Msg) {
+        // The hub is gone only when the tunnel is.
+        drop(self.hub.send(msg).await);
+    }
+}
+
+/// Writes a status after which the connection is of no use, and lets the peer close it: a RST must
+/// not overtake the byte.
+pub(super) async fn last_byte(stream: &mut Stream, status: Status) {
+    let goodbye = async {
+        stream.write_all(&[status.as_byte()]).await?;
+        stream.close().await?;
+        while !read_some(stream).await?.is_empty() {}
+        Ok::<(), io::Error>(())
+    };
+    let too_late = async {
+        Timer::after(LINGER).await;
+        Ok(())
+    };
+    // Whatever goes wrong, the connection is closed next.
+    drop(goodbye.or(too_late).await);
+}
+
+/// Why an idle connection of an egress ended.
+#[derive(Debug, thiserror::Error)]
+enum NoLaunch {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Bad(#[from] BadLaunch),
+    #[error("end of stream")]
+    Eof,
+    #[error("an incomplete launch")]
+    Incomplete,
+}
+
+/// Waits for a launch, for ever; once it has begun, for `timeout`. No buffer is held before it
+/// begins. Returns what came behind it, too.
+async fn read_launch(
+    stream: &mut Stream,
+    timeout: Duration,
+) -> Result<Option<(Launch, Vec<u8>)>, NoLaunch> {
+    let mut bytes = read_some(stream).await?;
+    loop {
+        if bytes.is_empty() {
+            return Err(NoLaunch::Eof);
+        }
+        if let Some((launch, len)) = Launch::decode(&bytes)? {
+            bytes.drain(..len);
+            return Ok(Some((launch, bytes)));
+        }
+        let late = async {
+            Timer::after(timeout).await;
+            Err(NoLaunch::Incomplete)
+        };
+        let more = async { read_some(stream).await.map_err(NoLaunch::from) }
+            .or(late)
+            .await?;
+        if more.is_empty() {
+            return Err(NoLaunch::Eof);
+        }
+        bytes.extend_from_slice(&more);
+    }
+}
+
+async fn read_some(stream: &mut Stream) -> io::Result<Vec<u8>> {
+    poll_fn(|cx| {
+        ready!(stream.poll_read_ready(cx))?;
+        let mut buffer = [0; 2048];
+        let n = ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.get(..n).unwrap_or_default().to_vec()))
+    })
+    .await
+}

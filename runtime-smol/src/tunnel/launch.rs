@@ -1,0 +1,319 @@
+//! Ingress: a user is launched on a data connection, then relayed (`wire.md` §2.4).
+
+use std::future::poll_fn;
+use std::io::{self, ErrorKind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use async_io::Timer;
+use protocol::launching::{Launching, Outcome};
+use protocol::limits;
+use protocol::sniff::{Kind, Verdict};
+use protocol::wire::launch::{Launch, Status};
+use smol::channel::Sender;
+use smol::future::FutureExt as _;
+use smol::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _};
+
+use super::Shared;
+use super::hub::Msg;
+use super::served::{Near, Served};
+use super::user::{User, UserSide};
+use crate::clock::{Clock, Deadline};
+use crate::net::Stream;
+use crate::relay::tcp::{FirstBytes, Initial};
+use crate::relay::udp::{Side, UdpUser};
+use crate::relay::{self, Fate};
+
+/// The most that is read at once before a relay begins.
+const READ: usize = 4096;
+
+/// Launches `user` on `data` and begins to relay. A user whose launch was withdrawn goes back
+/// to the hub: it needs another connection.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    data: Stream,
+    user: Box<User>,
+    fate: Arc<Fate>,
+    hub: Sender<Msg>,
+) {
+    match launch(&shared, data, *user, fate).await {
+        Ok(served) => served.spawn(&shared),
+        // The hub is gone only when the tunnel is.
+        Err(Some(user)) => drop(hub.send(Msg::Again(Box::new(user))).await),
+        Err(None) => {}
+    }
+}
+
+/// Launches `user` on `data`. It comes back if the launch was withdrawn.
+async fn launch(
+    shared: &Shared,
+    mut data: Stream,
+    user: User,
+    fate: Arc<Fate>,
+) -> Result<Served, Option<User>> {
+    let User {
+        source,
+        side,
+        mut kept,
+        kept_eof,
+        first,
+        slot,
+    } = user;
+    if let (UserSide::Udp(user), true) = (&side, kept.is_empty()) {
+        // The datagrams that began the session wait in its queue. Later ones stay there until
+        // the target has answered.
+        poll_fn(|cx| Poll::Ready(user.poll_take(cx, &mut kept).is_ready())).await;
+        shared.stats.udp_rx.add_len(relay::udp::payload(&kept));
+    }
+    let launch = Launch::new(side.transport(), source);
+    let machine = Launching::new(Clock::new().now(), &launch, kept, kept_eof);
+    let answer = match side {
+        UserSide::Tcp(user) => tcp(shared, &mut data, user, first, machine).await,
+        UserSide::Udp(user) => udp(&mut data, user, machine).await,
+    };
+    match answer {
+        Ok(near) => Ok(Served {
+            near,
+            data,
+            launch,
+            fate,
+            _slot: slot,
+        }),
+        Err((side, Why::Withdrawn { kept, eof, first })) => Err(Some(User {
+            source,
+            side,
+            kept,
+            kept_eof: eof,
+            first,
+            slot,
+        })),
+        Err((side, why)) => {
+            shared.stats.refused.add(1);
+            tracing::debug!(user = %source, transport = %launch.transport, %why, "user not served");
+            data.reset();
+            side.reset();
+            Err(None)
+        }
+    }
+}
+
+async fn tcp(
+    shared: &Shared,
+    data: &mut Stream,
+    user: Stream,
+    first: Option<FirstBytes>,
+    machine: Launching,
+) -> Result<Near, (UserSide, Why)> {
+    let mut opening = Opening {
+        shared,
+        machine,
+        user,
+        first,
+        timer: Deadline::never(),
+    };
+    let (outcome, to_near) = poll_fn(|cx| opening.poll(data, cx)).await;
+    let Opening {
+        machine,
+        user,
+        first,
+        ..
+    } = opening;
+    match outcome.and_then(connected) {
+        Ok(()) => {
+            let initial = Initial {
+                to_near,
+                to_peer: machine.to_send().to_vec(),
+                near_ended: machine.user_ended(),
+                first,
+            };
+            Ok(Near::Tcp(user, initial))
+        }
+        Err(mut why) => {
+            // What is known of its first bytes goes along to the next launch.
+            if let Why::Withdrawn { first: known, .. } = &mut why {
+                *known = first;
+            }
+            Err((UserSide::Tcp(user), why))
+        }
+    }
+}
+
+async fn udp(
+    data: &mut Stream,
+    user: UdpUser,
+    mut machine: Launching,
+) -> Result<Near, (UserSide, Why)> {
+    let mut timer = Deadline::never();
+    let (outcome, rest) = poll_fn(|cx| {
+        if write(&mut machine, data, cx).is_err() {
+            return Poll::Ready((Outcome::Lost, Vec::new()));
+        }
+        wait_for_answer(&mut machine, data, &mut timer, cx)
+    })
+    .await;
+    if let Err(why) = connected(outcome) {
+        return Err((UserSide::Udp(user), why));
+    }
+    let too_late = async {
+        Timer::after(limits::LAUNCH_WAIT).await;
+        Err(ErrorKind::TimedOut.into())
+    };
+    match data.write_all(machine.to_send()).or(too_late).await {
+        Ok(()) => Ok(Near::Udp(Side::user(user), rest)),
+        Err(_) => Err((UserSide::Udp(user), Why::Lost)),
+    }
+}
+
+/// Why a user was not served.
+#[derive(Debug, thiserror::Error)]
+enum Why {
+    #[error("the launch was withdrawn")]
+    Withdrawn {
+        kept: Vec<u8>,
+        eof: bool,
+        first: Option<FirstBytes>,
+    },
+    #[error("target: {0}")]
+    Egress(Status),
+    #[error("data connection lost")]
+    Lost,
+    #[error("no answer from the peer in time")]
+    TimedOut,
+    #[error("{0} is blocked")]
+    Blocked(Kind),
+    #[error("user: {0}")]
+    User(io::Error),
+}
+
+/// Whether the target answered, or why not.
+fn connected(outcome: Outcome) -> Result<(), Why> {
+    Err(match outcome {
+        Outcome::Connected => return Ok(()),
+        Outcome::Withdrawn { kept, eof } => Why::Withdrawn {
+            kept,
+            eof,
+            first: None,
+        },
+        Outcome::Failed(status) => Why::Egress(status),
+        Outcome::Lost => Why::Lost,
+        Outcome::TimedOut => Why::TimedOut,
+    })
+}
+
+/// A TCP user between its launch and the status byte.
+struct Opening<'a> {
+    shared: &'a Shared,
+    machine: Launching,
+    user: Stream,
+    /// Until it is known that the user may speak what it speaks.
+    first: Option<FirstBytes>,
+    timer: Deadline,
+}
+
+impl Opening<'_> {
+    /// The outcome, and what the peer sent behind its status byte.
+    fn poll(
+        &mut self,
+        data: &mut Stream,
+        cx: &mut Context<'_>,
+    ) -> Poll<(Result<Outcome, Why>, Vec<u8>)> {
+        loop {
+            let read = match self.read_user(cx) {
+                Ok(read) => read,
+                Err(why) => return Poll::Ready((Err(why), Vec::new())),
+            };
+            if write(&mut self.machine, data, cx).is_err() {
+                return Poll::Ready((Ok(Outcome::Lost), Vec::new()));
+            }
+            if !read {
+                break;
+            }
+        }
+        wait_for_answer(&mut self.machine, data, &mut self.timer, cx)
+            .map(|(outcome, rest)| (Ok(outcome), rest))
+    }
+
+    /// Reads the user once, if there is room; says whether anything came.
+    fn read_user(&mut self, cx: &mut Context<'_>) -> Result<bool, Why> {
+        let room = self
+            .machine
+            .wants_user()
+            .saturating_sub(limits::SNIFFED)
+            .min(READ);
+        let mut buffer = [0; READ];
+        let buffer = buffer.get_mut(..room).unwrap_or_default();
+        if buffer.is_empty() {
+            return Ok(false);
+        }
+        let bytes = match Pin::new(&mut self.user).poll_read(cx, buffer) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Err(error)) => return Err(Why::User(error)),
+            Poll::Ready(Ok(n)) => buffer.get(..n).unwrap_or_default(),
+        };
+        self.shared.stats.tcp_rx.add_len(bytes.len());
+        let Some(mut first) = self.first.take() else {
+            self.take(bytes);
+            return Ok(true);
+        };
+        match first.feed(bytes) {
+            Verdict::NeedMore if !bytes.is_empty() => self.first = Some(first),
+            Verdict::Blocked(kind) => return Err(Why::Blocked(kind)),
+            Verdict::NeedMore | Verdict::Pass => {
+                self.take(&first.release());
+                if bytes.is_empty() {
+                    self.take(bytes);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Bytes of the user, or its end. There is room: no more was read.
+    fn take(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return self.machine.handle_user_eof();
+        }
+        let fits = self.machine.handle_user(bytes);
+        debug_assert!(fits, "no more is read than there is room for");
+    }
+}
+
+/// Writes what is to be sent, as far as the connection takes it.
+fn write(machine: &mut Launching, data: &mut Stream, cx: &mut Context<'_>) -> io::Result<()> {
+    while !machine.to_send().is_empty() {
+        match Pin::new(&mut *data).poll_write(cx, machine.to_send())? {
+            Poll::Ready(0) => return Err(ErrorKind::WriteZero.into()),
+            Poll::Ready(n) => machine.sent(n),
+            Poll::Pending => return Ok(()),
+        }
+    }
+    match Pin::new(data).poll_flush(cx) {
+        Poll::Ready(flushed) => flushed,
+        Poll::Pending => Ok(()),
+    }
+}
+
+/// Reads the status byte, and what came with it, until the deadline.
+fn wait_for_answer(
+    machine: &mut Launching,
+    data: &mut Stream,
+    timer: &mut Deadline,
+    cx: &mut Context<'_>,
+) -> Poll<(Outcome, Vec<u8>)> {
+    let mut buffer = [0; READ];
+    if let Poll::Ready(read) = Pin::new(data).poll_read(cx, &mut buffer) {
+        let bytes = buffer.get(..read.unwrap_or(0)).unwrap_or_default();
+        return Poll::Ready(match bytes.split_first() {
+            Some((&status, rest)) => (machine.handle_peer(status), rest.to_vec()),
+            None => (Outcome::Lost, Vec::new()),
+        });
+    }
+    loop {
+        timer.set(Some(machine.deadline()));
+        ready!(timer.poll(cx));
+        if let Some(outcome) = machine.handle_timeout(Clock::new().now()) {
+            return Poll::Ready((outcome, Vec::new()));
+        }
+    }
+}
