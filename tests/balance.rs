@@ -1,0 +1,119 @@
+//! `lbs`: several targets.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use crate::support::peers::{self, Target};
+use crate::support::ports::Port;
+use crate::support::tunnel::{Flow, Setup};
+use crate::support::until::{secs, until};
+use crate::support::users;
+
+/// Three targets that say who they are; the first can be taken away.
+struct Targets {
+    port: Port,
+    first: Option<Target>,
+    second: Target,
+    third: Target,
+}
+
+impl Targets {
+    fn start() -> Self {
+        let port = Port::reserve();
+        let first = Some(Target::start_on(port.addr(), peers::greet("1")));
+        let (second, third) = (peers::greet("2"), peers::greet("3"));
+        Self {
+            port,
+            first,
+            second: Target::start(second),
+            third: Target::start(third),
+        }
+    }
+
+    fn setup(&self, flow: Flow, lbs: u8) -> Setup {
+        Setup::new(flow, 0, self.port.addr())
+            .target(self.second.addr())
+            .target(self.third.addr())
+            .egress(&format!("lbs={lbs}"))
+    }
+
+    fn restart_first(&mut self) {
+        self.first = Some(Target::start_on(self.port.addr(), peers::greet("1")));
+    }
+}
+
+/// Who served each of `count` users, one after the other.
+fn who(addr: SocketAddr, count: usize) -> BTreeMap<char, usize> {
+    let mut served = BTreeMap::new();
+    for _ in 0..count {
+        let name = users::greeted(addr, secs(10)).map_or('-', char::from);
+        *served.entry(name).or_default() += 1;
+    }
+    served
+}
+
+#[test]
+fn lbs_0_takes_targets_in_turn_and_skips_a_dead_one() {
+    for flow in [Flow::Reverse, Flow::Forward] {
+        let mut targets = Targets::start();
+        let pair = targets.setup(flow, 0).start();
+        assert_eq!(
+            who(pair.users(), 9),
+            BTreeMap::from([('1', 3), ('2', 3), ('3', 3)])
+        );
+
+        targets.first = None;
+        let served = who(pair.users(), 12);
+        assert_eq!(served.get(&'-'), None, "{served:?}");
+        assert!(served[&'2'] >= 4 && served[&'3'] >= 4, "{served:?}");
+
+        targets.restart_first();
+        until("the first target is used again", secs(20), || {
+            (users::greeted(pair.users(), secs(10)) == Some(b'1')).then_some(())
+        });
+    }
+}
+
+#[test]
+fn lbs_1_serves_everyone_and_skips_a_dead_target() {
+    let mut targets = Targets::start();
+    let pair = targets
+        .setup(Flow::Reverse, 1)
+        .env("NP_REPORT_INTERVAL", "1s")
+        .start();
+    assert_eq!(who(pair.users(), 9).get(&'-'), None);
+    targets.first = None;
+    let served = who(pair.users(), 9);
+    assert_eq!(
+        (served.get(&'-'), served.get(&'1')),
+        (None, None),
+        "{served:?}"
+    );
+}
+
+#[test]
+fn lbs_2_stays_with_the_primary_and_returns_to_it() {
+    let mut targets = Targets::start();
+    let pair = targets.setup(Flow::Forward, 2).start();
+    assert_eq!(who(pair.users(), 6), BTreeMap::from([('1', 6)]));
+
+    targets.first = None;
+    assert_eq!(who(pair.users(), 6), BTreeMap::from([('2', 6)]));
+
+    targets.restart_first();
+    until("the primary is used again", secs(20), || {
+        (users::greeted(pair.users(), secs(10)) == Some(b'1')).then_some(())
+    });
+    assert_eq!(who(pair.users(), 6), BTreeMap::from([('1', 6)]));
+}
+
+#[test]
+fn when_every_target_is_dead_the_user_is_reset() {
+    let (one, two) = (Port::reserve(), Port::reserve());
+    let setup = Setup::new(Flow::Reverse, 0, one.addr()).target(two.addr());
+    let pair = setup.start();
+    assert_eq!(
+        users::end_after(pair.users(), b"hello?", secs(10)),
+        users::End::Reset
+    );
+}

@@ -1,0 +1,143 @@
+//! What the documents say agrees with the code.
+
+use std::path::Path;
+
+use crate::support::binary::Launch;
+
+/// Every parameter of a tunnel URL, in the order of the specification.
+const PARAMETERS: [&str; 21] = [
+    "log", "tls", "crt", "key", "ca", "sni", "proto", "min", "max", "mode", "type", "lbs", "dns",
+    "dial", "read", "rate", "slot", "proxy", "block", "notcp", "noudp",
+];
+
+/// Every environment variable of a tunnel, without `NP_`.
+const VARIABLES: [&str; 16] = [
+    "HANDSHAKE_TIMEOUT",
+    "TCP_DIAL_TIMEOUT",
+    "UDP_DIAL_TIMEOUT",
+    "UDP_READ_TIMEOUT",
+    "POOL_GET_TIMEOUT",
+    "MIN_POOL_INTERVAL",
+    "MAX_POOL_INTERVAL",
+    "REPORT_INTERVAL",
+    "SERVICE_COOLDOWN",
+    "SHUTDOWN_TIMEOUT",
+    "RELOAD_INTERVAL",
+    "TCP_DATA_BUF_SIZE",
+    "UDP_DATA_BUF_SIZE",
+    "SEMAPHORE_LIMIT",
+    "THREADS",
+    "URL",
+];
+
+fn read(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn the_readme_lists_every_parameter_and_variable() {
+    let readme = read("README.md");
+    for parameter in PARAMETERS {
+        assert!(
+            readme.contains(&format!("`{parameter}`")),
+            "no row for {parameter}"
+        );
+    }
+    for variable in VARIABLES {
+        assert!(
+            readme.contains(&format!("`{variable}`")),
+            "no row for NP_{variable}"
+        );
+    }
+}
+
+#[test]
+fn the_readme_lists_only_parameters_that_exist() {
+    let readme = read("README.md");
+    let (_, table) = readme
+        .split_once("| parameter |")
+        .expect("the table of parameters");
+    let (table, _) = table.split_once("\n\n").unwrap();
+    for row in table.lines().skip(2) {
+        let cell = row.split('|').nth(1).unwrap();
+        for name in cell.split('`').skip(1).step_by(2) {
+            assert!(PARAMETERS.contains(&name), "{name} is in the README only");
+        }
+    }
+}
+
+#[test]
+fn the_defaults_of_the_readme_are_the_ones_in_force() {
+    let readme = read("README.md");
+    let in_force = |url: &str| Launch::new(["check", url]).finish().stdout;
+    let server = in_force("server://key@127.0.0.1:1/127.0.0.1:2");
+    let client = in_force("client://key@127.0.0.1:1/127.0.0.1:2");
+    for (name, printed) in [
+        ("max", &server),
+        ("slot", &server),
+        ("dns", &server),
+        ("min", &client),
+        ("lbs", &client),
+    ] {
+        let row = readme
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{name}` |")));
+        let default = row
+            .and_then(|row| row.split('|').nth(3))
+            .unwrap()
+            .replace('`', "");
+        let expected = format!("{name}={}", default.trim());
+        assert!(
+            printed.contains(&expected),
+            "{expected} is not in {printed}"
+        );
+    }
+}
+
+#[test]
+fn the_versions_agree() {
+    let version = env!("CARGO_PKG_VERSION");
+    let printed = Launch::new(["--version"]).finish().stdout;
+    assert!(printed.contains(version), "{printed}");
+    let minor = version.rsplit_once('.').unwrap().0;
+    assert!(
+        read("README.md").contains(minor),
+        "the README does not name {minor}"
+    );
+    assert!(read("CHANGELOG.md").contains("## [Unreleased]"));
+}
+
+#[test]
+fn the_oldest_rust_of_the_readme_is_the_one_of_the_manifest() {
+    let manifest = read("Cargo.toml");
+    let line = manifest
+        .lines()
+        .find(|line| line.starts_with("rust-version"))
+        .unwrap();
+    let version = line.split('"').nth(1).unwrap();
+    assert!(
+        read("README.md").contains(&format!("Rust {version}")),
+        "the README and {line}"
+    );
+}
+
+#[test]
+fn the_files_that_the_documents_name_exist() {
+    for name in ["README.md", "CONTRIBUTING.md", "TESTING.md", "SECURITY.md"] {
+        for link in read(name).split("](").skip(1) {
+            let target = link.split(')').next().unwrap();
+            if target.contains("://") || target.starts_with('#') {
+                continue;
+            }
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(target);
+            assert!(path.exists(), "{name} links to {target}");
+        }
+    }
+    for script in ["demo", "check", ".ci/run"] {
+        use std::os::unix::fs::PermissionsExt;
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert!(mode & 0o111 != 0, "{script} cannot be run");
+    }
+}

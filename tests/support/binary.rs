@@ -1,0 +1,306 @@
+//! The program under test as a child process.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::until::until;
+
+/// How to start it: once, or again after it was killed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Launch {
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    /// Another program instead.
+    program: Option<PathBuf>,
+}
+
+impl Launch {
+    /// With these arguments.
+    pub(crate) fn new<S: Into<String>>(args: impl IntoIterator<Item = S>) -> Self {
+        let args = args.into_iter().map(Into::into).collect();
+        Self {
+            args,
+            ..Self::default()
+        }
+    }
+
+    /// Starts the second driver, `protocol/examples/blocking`, instead.
+    pub(crate) fn second_driver(mut self) -> Self {
+        let program = examples().join("blocking");
+        assert!(
+            program.exists(),
+            "{} is missing: `cargo build --examples --workspace` makes it",
+            program.display()
+        );
+        self.program = Some(program);
+        self
+    }
+
+    /// With one more environment variable. Those of the test's own environment are not inherited
+    /// if they begin with `NP_`.
+    pub(crate) fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Starts it.
+    pub(crate) fn start(&self) -> Process {
+        let mut command = Command::new(self.program.clone().unwrap_or_else(path));
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("NP_")) {
+                command.env_remove(name);
+            }
+        }
+        command.args(&self.args).envs(self.env.iter().cloned());
+        Process::start(command, &self.args.join(" "))
+    }
+
+    /// Starts it and waits for its end.
+    pub(crate) fn finish(&self) -> Finished {
+        let mut process = self.start();
+        let status = process.wait(Duration::from_secs(20));
+        Finished {
+            code: status.code(),
+            stdout: process.stdout.text(),
+            stderr: process.stderr.text(),
+        }
+    }
+}
+
+/// `NODEPASS_BIN`, else the binary that cargo built along with the tests.
+pub(crate) fn path() -> PathBuf {
+    std::env::var_os("NODEPASS_BIN")
+        .map_or_else(|| env!("CARGO_BIN_EXE_nodepass").into(), Into::into)
+}
+
+/// Where cargo puts the examples that it builds along with the tests.
+fn examples() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().unwrap().with_file_name("examples")
+}
+
+/// What a process that ended has left.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// The exit code; `None` after a signal.
+    pub(crate) code: Option<i32>,
+    /// All of its standard output.
+    pub(crate) stdout: String,
+    /// All of its standard error.
+    pub(crate) stderr: String,
+}
+
+/// A running process, killed when dropped. A failing test prints what it wrote.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    title: String,
+    stdout: Lines,
+    stderr: Lines,
+}
+
+impl Process {
+    /// Starts any program.
+    pub(crate) fn start(mut command: Command, title: &str) -> Self {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {title}: {error}"));
+        let news = Arc::new(News::default());
+        let stdout = Lines::of(child.stdout.take().unwrap(), &news);
+        let stderr = Lines::of(child.stderr.take().unwrap(), &news);
+        Self {
+            child,
+            title: title.to_owned(),
+            stdout,
+            stderr,
+        }
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Every line it has written to standard output and standard error so far.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let mut lines = self.stdout.snapshot();
+        lines.extend(self.stderr.snapshot());
+        lines
+    }
+
+    /// The lines so far in which all of `words` occur, in lower case or not.
+    pub(crate) fn lines_with(&self, words: &[&str]) -> Vec<String> {
+        let wanted = |line: &String| {
+            let line = line.to_ascii_lowercase();
+            words
+                .iter()
+                .all(|word| line.contains(&word.to_ascii_lowercase()))
+        };
+        self.lines().into_iter().filter(wanted).collect()
+    }
+
+    /// Waits for a line in which all of `words` occur.
+    pub(crate) fn line_with(&self, words: &[&str], limit: Duration) -> String {
+        self.line(words, limit, |_| true)
+    }
+
+    /// The same for lines that show no URL, whose parameters are words too.
+    pub(crate) fn remark(&self, words: &[&str], limit: Duration) -> String {
+        self.line(words, limit, |line| !line.contains("://"))
+    }
+
+    fn line(&self, words: &[&str], limit: Duration, counts: impl Fn(&String) -> bool) -> String {
+        let end = Instant::now() + limit;
+        loop {
+            let seen = self.stdout.news.version();
+            if let Some(line) = self.lines_with(words).into_iter().find(&counts) {
+                return line;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            assert!(
+                !left.is_zero(),
+                "no line with {words:?} within {limit:?} from {}",
+                self.title
+            );
+            self.stdout.news.wait(seen, left);
+        }
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let what = format!("the end of {}", self.title);
+        let status = until(&what, limit, || self.child.try_wait().unwrap());
+        self.stdout.join();
+        self.stderr.join();
+        status
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Asks it to stop.
+    pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Asks it to read its certificates again.
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    /// Ends it with SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only if it has ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if thread::panicking() {
+            eprintln!("--- {}", self.title);
+            for line in self.lines() {
+                eprintln!("    {line}");
+            }
+        }
+    }
+}
+
+/// The lines of one stream, collected by a thread of their own.
+#[derive(Debug)]
+struct Lines {
+    list: Arc<Mutex<Vec<String>>>,
+    news: Arc<News>,
+    reader: Option<thread::JoinHandle<()>>,
+}
+
+impl Lines {
+    fn of(stream: impl Read + Send + 'static, news: &Arc<News>) -> Self {
+        let list = Arc::new(Mutex::new(Vec::new()));
+        let (sink, bell) = (Arc::clone(&list), Arc::clone(news));
+        let reader = thread::spawn(move || {
+            let mut stream = BufReader::new(stream);
+            let mut line = Vec::new();
+            while stream
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|count| count > 0)
+            {
+                sink.lock()
+                    .unwrap()
+                    .push(String::from_utf8_lossy(&line).trim_end().to_owned());
+                bell.ring();
+                line.clear();
+            }
+        });
+        Self {
+            list,
+            news: Arc::clone(news),
+            reader: Some(reader),
+        }
+    }
+
+    fn snapshot(&self) -> Vec<String> {
+        self.list.lock().unwrap().clone()
+    }
+
+    fn text(&self) -> String {
+        self.snapshot()
+            .into_iter()
+            .map(|line| line + "\n")
+            .collect()
+    }
+
+    /// Waits until the stream has ended.
+    fn join(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+    }
+}
+
+/// Counts lines, and wakes whoever waits for more of them.
+#[derive(Debug, Default)]
+struct News {
+    version: Mutex<u64>,
+    changed: Condvar,
+}
+
+impl News {
+    fn version(&self) -> u64 {
+        *self.version.lock().unwrap()
+    }
+
+    fn ring(&self) {
+        *self.version.lock().unwrap() += 1;
+        self.changed.notify_all();
+    }
+
+    fn wait(&self, seen: u64, limit: Duration) {
+        let version = self.version.lock().unwrap();
+        drop(
+            self.changed
+                .wait_timeout_while(version, limit, |version| *version == seen)
+                .unwrap(),
+        );
+    }
+}
