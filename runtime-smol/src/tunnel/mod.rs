@@ -21,6 +21,7 @@ mod idle;
 mod keys;
 mod launch;
 mod report;
+mod rotation;
 mod served;
 mod server;
 mod shared;

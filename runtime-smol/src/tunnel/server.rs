@@ -13,7 +13,7 @@ use protocol::id::{ConnId, LinkId};
 use protocol::ingress;
 use protocol::rng::Seed;
 use protocol::session;
-use protocol::terms::{Fingerprint, Flow, SessionId};
+use protocol::terms::{Flow, SessionId};
 use protocol::time::{Instant, earliest};
 use protocol::wire::launch::Status;
 use protocol::wire::signal::Signal;
@@ -26,6 +26,7 @@ use super::gate::{self, Gate, Pass};
 use super::hub::{self, DoorEvent, Leash, Msg, Turns};
 use super::idle::{self, DataConn};
 use super::keys::Derived;
+use super::rotation::{self, Rotation, Step};
 use super::shared::Held;
 use super::users::{Entrances, Listeners};
 use super::waiting::{Told, Waiting};
@@ -34,9 +35,6 @@ use crate::clock::{Clock, Deadline};
 use crate::net::{Acceptor, Stream};
 use crate::relay::Fate;
 use crate::tls::{Identity, ServerTls};
-
-/// How long a new certificate is announced before it is used, and an old one is accepted after.
-const CERTIFICATE_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A server's state.
 #[derive(Debug)]
@@ -52,10 +50,7 @@ pub(super) struct Server {
     links: BTreeMap<LinkId, Link>,
     /// Idle data connections of an egress, and whose they are.
     leashes: BTreeMap<ConnId, (LinkId, Leash)>,
-    identity: Identity,
-    change: Option<Change>,
-    /// Certificate changes so far: a step of an earlier one does nothing.
-    changes: u64,
+    rotation: Rotation,
     accepting: Option<Held>,
     users: Entrances,
     timer: Deadline,
@@ -85,13 +80,6 @@ enum HalfOpen {
 struct Link {
     inbox: Sender<Signal>,
     fate: Arc<Fate>,
-}
-
-/// A certificate change under way: first announced, then used, then the old one is forgotten.
-#[derive(Debug)]
-enum Change {
-    Announced { next: Identity },
-    Using { old: Fingerprint },
 }
 
 impl Server {
@@ -124,9 +112,7 @@ impl Server {
             half_open: BTreeMap::new(),
             links: BTreeMap::new(),
             leashes: BTreeMap::new(),
-            identity,
-            change: None,
-            changes: 0,
+            rotation: Rotation::new(identity),
             accepting: Some(shared.hold(accept(acceptor, hub.clone()))),
             users: listeners
                 .map(|it| Entrances::open(&shared, it, &hub))
@@ -173,8 +159,7 @@ impl Server {
             Msg::User(user) => self.waiting.user(now, user, false),
             Msg::Again(user) => self.waiting.user(now, user, true),
             Msg::Certificate(identity) => self.on_certificate(identity),
-            Msg::CertificateStep(change) if change == self.changes => self.on_certificate_step(),
-            Msg::CertificateStep(_) => {}
+            Msg::CertificateStep(change) => self.on_certificate_step(change),
             Msg::Connected(_) | Msg::Opened(_) | Msg::DialFailed(_) | Msg::Stop => {}
         }
     }
@@ -338,7 +323,7 @@ impl Server {
             // What is enforced: a client that kept more idle would be refused for ever.
             max: u32::try_from(self.shared.most_idle(config.max)).unwrap_or(config.max),
             tls: config.tls,
-            fingerprints: self.fingerprints(),
+            fingerprints: self.rotation.fingerprints(),
         };
         let mut preamble = Vec::new();
         hello.welcome(&params, &mut preamble);
@@ -438,48 +423,33 @@ impl Server {
         self.leashes.retain(|_, (owner, _)| *owner != link);
     }
 
-    fn fingerprints(&self) -> Vec<Fingerprint> {
-        let other = match &self.change {
-            Some(Change::Announced { next }) => Some(next.fingerprint()),
-            Some(Change::Using { old }) => Some(*old),
-            None => None,
-        };
-        std::iter::once(self.identity.fingerprint())
-            .chain(other)
-            .collect()
-    }
-
     fn on_certificate(&mut self, next: Identity) {
-        if next.fingerprint() == self.identity.fingerprint() {
-            return;
+        if let Some(change) = self.rotation.begin(next) {
+            tracing::info!("certificate files changed, new data connections will use them");
+            self.announce();
+            self.step_later(change);
         }
-        tracing::info!("certificate files changed, new data connections will use them");
-        self.change = Some(Change::Announced { next });
-        self.changes += 1;
-        self.announce();
-        self.step_later();
     }
 
-    fn on_certificate_step(&mut self) {
-        match self.change.take() {
-            Some(Change::Announced { next }) => {
-                let old = self.identity.fingerprint();
-                if let Err(error) = self.door.tls.swap(&next) {
-                    return tracing::warn!(%error, "the certificate in use stays");
+    fn on_certificate_step(&mut self, change: u64) {
+        match self.rotation.step(change) {
+            Step::Use(identity) => {
+                if let Err(error) = self.door.tls.swap(&identity) {
+                    tracing::warn!(%error, "the certificate in use stays");
+                    self.rotation.revert();
+                    return self.announce();
                 }
-                self.identity = next;
-                self.change = Some(Change::Using { old });
-                self.step_later();
+                self.step_later(change);
             }
-            Some(Change::Using { .. }) => self.announce(),
-            None => {}
+            Step::Announce => self.announce(),
+            Step::Stale => {}
         }
     }
 
     /// Tells every session which certificates are valid. One that does not take the news would fail
     /// later, connection by connection: it ends, and its client comes back.
     fn announce(&mut self) {
-        let fp = self.fingerprints();
+        let fp = self.rotation.fingerprints();
         let deaf: Vec<LinkId> = self
             .links
             .iter()
@@ -497,10 +467,10 @@ impl Server {
         }
     }
 
-    fn step_later(&self) {
-        let (hub, change) = (self.hub.clone(), self.changes);
+    fn step_later(&self, change: u64) {
+        let hub = self.hub.clone();
         self.shared.spawn_control(async move {
-            Timer::after(CERTIFICATE_GRACE).await;
+            Timer::after(rotation::GRACE).await;
             drop(hub.send(Msg::CertificateStep(change)).await);
         });
     }
