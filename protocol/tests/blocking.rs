@@ -12,6 +12,9 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+/// Nobody else uses this address, so nobody takes a port while it is free for a moment.
+const HOST: &str = "127.77.0.4";
+
 /// Far above what anything here takes: a test that hangs is to fail.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -38,7 +41,7 @@ fn forward_tls() {
 #[test]
 fn a_user_whose_target_refuses_is_reset() {
     let nobody = {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind(format!("{HOST}:0")).unwrap();
         listener.local_addr().unwrap()
     };
     let tunnel = Tunnel::start(Users::AtServer, "mode=1", nobody);
@@ -166,12 +169,11 @@ struct Tunnel {
 impl Tunnel {
     fn start(users: Users, parameters: &str, target: SocketAddr) -> Self {
         let (at_server, at_client) = match users {
-            Users::AtServer => ("127.0.0.1:0".to_owned(), target.to_string()),
-            Users::AtClient => (target.to_string(), "127.0.0.1:0".to_owned()),
+            Users::AtServer => (format!("{HOST}:0"), target.to_string()),
+            Users::AtClient => (target.to_string(), format!("{HOST}:0")),
         };
-        let (server, mut from_server) = run(&format!(
-            "server://KEY@127.0.0.1:0/{at_server}?{parameters}"
-        ));
+        let (server, mut from_server) =
+            run(&format!("server://KEY@{HOST}:0/{at_server}?{parameters}"));
         let door = address(&mut from_server);
         let (client, mut from_client) =
             run(&format!("client://KEY@{door}/{at_client}?min=4&mode=2"));

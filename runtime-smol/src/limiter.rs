@@ -50,9 +50,9 @@ mod tests {
 
     #[test]
     fn relays_share_one_bucket() {
-        let limiter = Limiter::new(125_000);
+        let limiter = Limiter::new(12_500);
         let waits: Vec<_> = (0..16).map(|_| limiter.take(PIECE)).collect();
         assert_eq!(waits[0], Duration::ZERO, "a burst passes at once");
-        assert!(waits[15] > Duration::from_millis(500), "{waits:?}");
+        assert!(waits[15] > Duration::from_secs(5), "{waits:?}");
     }
 }

@@ -1,7 +1,11 @@
 //! What the kernel knows about sockets and processes, read without touching them.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
+
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+use socket2::SockRef;
 
 use super::until::until;
 
@@ -13,7 +17,7 @@ const USER_HZ: u64 = 100;
 /// Waits until something listens for TCP on the port of `addr`.
 pub(crate) fn until_listening(addr: SocketAddr) {
     let what = format!("a listener on {addr}");
-    until(&what, Duration::from_secs(10), || {
+    until(&what, Duration::from_secs(20), || {
         is_listening(addr).then_some(())
     });
 }
@@ -35,34 +39,41 @@ pub(crate) fn established(addr: SocketAddr) -> usize {
 
 fn sockets(kind: &str, port: u16, state: &str) -> usize {
     let suffix = format!(":{port:04X}");
-    ["", "6"]
-        .iter()
-        .filter_map(|family| std::fs::read_to_string(format!("/proc/net/{kind}{family}")).ok())
-        .map(|table| {
-            let rows = table.lines().skip(1).map(str::split_ascii_whitespace);
-            rows.filter(|row| {
-                let mut row = row.clone();
-                row.nth(1).is_some_and(|local| local.ends_with(&suffix))
-                    && row.nth(1) == Some(state)
-            })
-            .count()
-        })
-        .sum()
+    let tables =
+        ["", "6"].map(|family| std::fs::read_to_string(format!("/proc/net/{kind}{family}")));
+    // A table that changes while it is read may show a socket twice.
+    let mut found = BTreeSet::new();
+    for table in tables.iter().flatten() {
+        for row in table.lines().skip(1) {
+            let mut fields = row.split_ascii_whitespace().skip(1);
+            if let (Some(local), Some(remote)) = (fields.next(), fields.next())
+                && local.ends_with(&suffix)
+                && fields.next() == Some(state)
+            {
+                found.insert((local, remote));
+            }
+        }
+    }
+    found.len()
 }
 
-/// Proportional set size of a process in bytes.
+/// Proportional set size of a process in bytes. It changes with the number of other processes that
+/// run the same binary.
 pub(crate) fn pss(pid: u32) -> u64 {
+    memory(pid, "Pss:")
+}
+
+/// What a process keeps in memory that is its own, in bytes: the same without what is mapped from
+/// files.
+pub(crate) fn own_memory(pid: u32) -> u64 {
+    memory(pid, "Pss_Anon:")
+}
+
+fn memory(pid: u32, kind: &str) -> u64 {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let line = rollup
-        .lines()
-        .find(|line| line.starts_with("Pss:"))
-        .unwrap();
-    let kib: u64 = line
-        .split_ascii_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse()
-        .unwrap();
+    let mut rows = rollup.lines().map(str::split_ascii_whitespace);
+    let kib = rows.find_map(|mut row| (row.next() == Some(kind)).then(|| row.next()));
+    let kib: u64 = kib.flatten().unwrap().parse().unwrap();
     kib * 1024
 }
 
@@ -73,6 +84,24 @@ pub(crate) fn cpu(pid: u32) -> Duration {
     let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     Duration::from_millis(ticks * 1000 / USER_HZ)
+}
+
+/// What a receive buffer is asked to hold, in bytes.
+const ROOM: usize = 4 << 20;
+
+/// Asks for a receive buffer that holds a burst of datagrams; how many bytes the kernel counts it
+/// as. Without privileges it is what `net.core.rmem_max` allows.
+pub(crate) fn ask_for_room(socket: &UdpSocket) -> usize {
+    let options = SockRef::from(socket);
+    if set_socket_recv_buffer_size_force(socket, ROOM).is_err() {
+        options.set_recv_buffer_size(ROOM).unwrap();
+    }
+    options.recv_buffer_size().unwrap()
+}
+
+/// What the kernel counts a waiting datagram as, at most: it rounds up to a power of two.
+pub(crate) const fn room_of(len: usize) -> usize {
+    2 * len + 2048
 }
 
 /// Raises this process's own descriptor limit as far as it may.

@@ -210,7 +210,7 @@ impl Setup {
         until_listening(pair.users());
         until(
             "the first data connections",
-            Duration::from_secs(10),
+            Duration::from_secs(20),
             || (established(pair.tunnel.addr()) >= 2).then_some(()),
         );
         pair

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
+use super::kernel::ask_for_room;
 use super::peers::PATIENCE;
 use super::until::{poll, until};
 
@@ -115,7 +116,7 @@ pub(crate) fn datagrams(addr: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind(SocketAddr::new(addr.ip(), 0)).unwrap();
     socket.connect(addr).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    drop(socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20));
+    ask_for_room(&socket);
     socket
 }
 
@@ -140,11 +141,6 @@ pub(crate) fn until_served_udp(addr: SocketAddr, limit: Duration) {
     until(&format!("a UDP user of {addr} is served"), limit, || {
         echo_datagram(&socket, b"are you there?", Duration::from_millis(300)).then_some(())
     });
-}
-
-/// Whether a fresh user is greeted with `name` by the target it is led to.
-pub(crate) fn try_served_by(addr: SocketAddr, name: u8, limit: Duration) -> bool {
-    greeted(addr, limit) == Some(name)
 }
 
 /// The first byte that a fresh user gets without saying anything.

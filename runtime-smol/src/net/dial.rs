@@ -9,7 +9,7 @@ use std::time::Instant;
 use async_io::{Async, Timer};
 use rustix::io::Errno;
 use smol::future::FutureExt as _;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 use super::race::race;
 use super::reason;
@@ -222,7 +222,7 @@ fn associate(address: SocketAddr, source: Option<IpAddr>) -> io::Result<Async<Ud
         Type::DGRAM.nonblocking(),
         None,
     )?;
-    tune_datagrams(&SockRef::from(&socket));
+    tune_datagrams(&socket);
     let any = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -238,6 +238,7 @@ mod tests {
     use std::time::Duration;
 
     use smol::block_on;
+    use socket2::SockRef;
 
     use super::*;
 
@@ -247,7 +248,7 @@ mod tests {
     }
 
     fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(5)
+        Instant::now() + Duration::from_secs(20)
     }
 
     #[test]
@@ -271,8 +272,10 @@ mod tests {
 
     #[test]
     fn a_closed_port_refuses() {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
-        let port = address.unwrap().port();
+        let held = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        held.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
+        let port = held.local_addr().unwrap().as_socket().unwrap().port();
         let error = block_on(dialer(None).tcp("127.0.0.1", port, soon())).unwrap_err();
         assert!(matches!(error.failure, DialFailure::Refused));
         assert_eq!(error.to_string(), format!("dial 127.0.0.1:{port}: refused"));

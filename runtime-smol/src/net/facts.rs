@@ -82,7 +82,8 @@ mod tests {
 
     #[test]
     fn places_are_told_apart() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // Nobody else uses this address, so nobody takes the port meanwhile.
+        let listener = TcpListener::bind("127.77.0.2:0").unwrap();
         let address = listener.local_addr().unwrap();
         assert!(place(address, true, true).something_listens());
         assert!(place(address, true, false).something_listens());

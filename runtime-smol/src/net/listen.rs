@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use async_io::Async;
 use rustix::io::Errno;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 use super::reason;
 use super::resolve::{ResolveError, Resolver};
@@ -165,7 +165,7 @@ pub(super) fn plain_tcp(address: SocketAddr) -> io::Result<Socket> {
 /// hold the port, and only one would get the datagrams.
 pub(super) fn plain_udp(address: SocketAddr) -> io::Result<Socket> {
     let socket = open(address, Type::DGRAM)?;
-    tune_datagrams(&SockRef::from(&socket));
+    tune_datagrams(&socket);
     socket.bind(&address.into())?;
     Ok(socket)
 }
@@ -228,7 +228,8 @@ mod tests {
 
     #[test]
     fn a_restart_does_not_meet_time_wait() {
-        let listener = listen_tcp(ANY).unwrap();
+        // Nobody else uses this address, so nobody takes the port meanwhile.
+        let listener = listen_tcp("127.77.0.3:0".parse().unwrap()).unwrap();
         let address = listener.get_ref().local_addr().unwrap();
         let client = TcpStream::connect(address).unwrap();
         let (served, _) = smol::block_on(listener.accept()).unwrap();

@@ -17,5 +17,5 @@ pub use facts::{is_local, place};
 pub use listen::{ListenError, address, listen_both, listen_tcp, listen_udp};
 pub use reason::reason;
 pub use resolve::Resolver;
-pub use socket::{allow_pauses, tune_edge, tune_tunnel};
+pub use socket::{allow_pauses, tune_datagrams, tune_edge, tune_tunnel};
 pub use stream::Stream;

@@ -2,8 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use socket2::{SockRef, TcpKeepalive};
 
 /// Silence after which the system asks a tunnel peer whether it is there.
@@ -53,11 +55,14 @@ pub fn tune_edge(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_keepalive(true)
 }
 
-/// Asks for large buffers, so that a burst of datagrams survives until it is read.
-pub fn tune_datagrams(socket: &SockRef<'_>) {
-    // The system clamps the size by itself; a refusal leaves its default, which works.
-    drop(socket.set_recv_buffer_size(DATAGRAM_BUFFER));
-    drop(socket.set_send_buffer_size(DATAGRAM_BUFFER));
+/// Asks for large buffers, so that a burst of datagrams survives until it is read. What does not fit
+/// the system drops, unseen.
+pub fn tune_datagrams(socket: &impl AsFd) {
+    if set_socket_recv_buffer_size_force(socket, DATAGRAM_BUFFER).is_err() {
+        // Unprivileged: as much as `net.core.rmem_max` allows, which is the best there is.
+        drop(SockRef::from(socket).set_recv_buffer_size(DATAGRAM_BUFFER));
+    }
+    drop(SockRef::from(socket).set_send_buffer_size(DATAGRAM_BUFFER));
 }
 
 /// `address` with `::ffff:a.b.c.d` written as `a.b.c.d`, as dual-stack sockets need it

@@ -12,7 +12,7 @@ use protocol::wire::datagram::{HEADER, TooLong, encode, split};
 
 pub use super::side::Side;
 use super::side::{Over, Tally};
-pub use super::users::{UdpUser, ask_for_receive_buffer, serve};
+pub use super::users::{UdpUser, serve};
 use super::watch::Watch;
 use super::{Budget, End, Ended, Fate, Settings};
 use crate::clock::Clock;

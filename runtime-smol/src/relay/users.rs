@@ -21,18 +21,6 @@ use super::side::concerns_one_peer;
 use crate::clock::{Clock, Deadline};
 use crate::stats::Stats;
 
-/// The receive buffer asked for, in bytes: a burst must fit while the task gets to run.
-const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
-
-/// Asks the system for a receive buffer that holds a burst of datagrams. It may grant less.
-pub fn ask_for_receive_buffer(socket: &UdpSocket) {
-    let forced = rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER);
-    if forced.is_err() {
-        // Unprivileged: as much as the system's limit allows, which is the best there is.
-        drop(socket2::SockRef::from(socket).set_recv_buffer_size(RECEIVE_BUFFER));
-    }
-}
-
 /// Receives on `socket` until that fails, and hands each datagram to its session. `begin` is given
 /// each new session, whose first datagram waits in it; dropping it refuses the user.
 ///
@@ -46,7 +34,6 @@ pub async fn serve(
     stats: Arc<Stats>,
     mut begin: impl FnMut(UdpUser),
 ) -> io::Error {
-    ask_for_receive_buffer(socket.get_ref());
     let hub = Hub {
         socket: Arc::new(socket),
         clock: Clock::new(),

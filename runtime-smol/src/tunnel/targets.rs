@@ -170,8 +170,12 @@ mod tests {
             target: "127.0.0.1:2".to_owned(),
             failure: DialFailure::Unreachable,
         };
-        targets.failed(&stats, 0, &unresolved);
-        assert_eq!(port(), 3);
+        // On a busy machine a back-off may be over before it is looked at.
+        let avoided = (0..100).any(|_| {
+            targets.failed(&stats, 0, &unresolved);
+            port() == 3
+        });
+        assert!(avoided);
         let patience = Instant::now() + Duration::from_secs(20);
         while port() != 2 {
             assert!(Instant::now() < patience, "never tried again");

@@ -267,6 +267,8 @@ fn a_relay_of_a_living_session_may_be_silent() {
 #[test]
 fn a_rate_limits_each_direction_by_itself() {
     const RATE: usize = 1024 * 1024;
+    /// A minute's worth, if it were limited.
+    const FREE: usize = 60 * RATE;
     let settings = Settings {
         rx: Some(Limiter::new(RATE as u64)),
         ..settings()
@@ -274,8 +276,8 @@ fn a_rate_limits_each_direction_by_itself() {
     let ((near, user), (peer, far)) = (connection(), connection());
     let start = Instant::now();
     let relay = in_thread(move || run((near, peer), &settings, Initial::default()));
-    let far = in_thread(move || exchange(far, vec![1; 4 * RATE]));
-    assert_eq!(exchange(user, vec![2; RATE / 2]).unwrap().len(), 4 * RATE);
+    let far = in_thread(move || exchange(far, vec![1; FREE]));
+    assert_eq!(exchange(user, vec![2; RATE / 2]).unwrap().len(), FREE);
     assert_eq!(far.join().unwrap().unwrap().len(), RATE / 2);
     let took = start.elapsed();
     assert!(
@@ -283,7 +285,7 @@ fn a_rate_limits_each_direction_by_itself() {
         "half a second's worth in {took:?}"
     );
     assert!(
-        took < Duration::from_secs(3),
+        took < Duration::from_secs(40),
         "the other direction was limited: {took:?}"
     );
     assert!(relay.join().unwrap().is_orderly());

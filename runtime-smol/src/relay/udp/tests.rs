@@ -1,24 +1,30 @@
+use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::time::Duration;
 
 use async_io::Async;
 use smol::channel::{Receiver, unbounded};
 use smol::future::{or, pending};
 use smol::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use socket2::SockRef;
 use tracing::Dispatch;
 
 use super::*;
 use crate::executor::Runtime;
 use crate::group::Group;
-use crate::net::Stream;
+use crate::net::{Stream, tune_datagrams};
 use crate::relay::buffer;
 use crate::relay::testing::{ANY, PATIENCE, connection, pattern, settings, sockets, tls};
 use crate::stats::Snapshot;
 
 fn socket() -> UdpSocket {
-    let socket = UdpSocket::bind(ANY).unwrap();
-    ask_for_receive_buffer(&socket);
+    socket_on(ANY)
+}
+
+fn socket_on(address: impl ToSocketAddrs) -> UdpSocket {
+    let socket = UdpSocket::bind(address).unwrap();
+    tune_datagrams(&socket);
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
@@ -154,17 +160,36 @@ async fn session(path: Path, user: UdpUser, settings: &Settings, to: SocketAddr)
 fn burst(path: Path, datagrams: &[Vec<u8>]) {
     let tunnel = Tunnel::echoing(path);
     let user = connected(tunnel.users);
-    for datagram in datagrams {
-        user.send(datagram).unwrap();
-    }
+    // All at once, if the system lets a socket have so much room.
+    let (room, mut used) = (SockRef::from(&user).recv_buffer_size().unwrap(), 0);
+    let mut waiting = VecDeque::new();
     for (number, datagram) in datagrams.iter().enumerate() {
-        assert!(receive(&user) == *datagram, "datagram {number}");
+        used += room_of(datagram);
+        while used > room {
+            used -= room_of(receive_next(&user, &mut waiting));
+        }
+        user.send(datagram).unwrap();
+        waiting.push_back((number, datagram));
+    }
+    while !waiting.is_empty() {
+        receive_next(&user, &mut waiting);
     }
     let payload: usize = datagrams.iter().map(Vec::len).sum();
     let payload = u64::try_from(payload).unwrap();
     let counted = tunnel.finish();
     assert_eq!((counted.udp_rx, counted.udp_tx), (payload, payload));
     assert_eq!((counted.udps, counted.dropped), (0, 0));
+}
+
+/// What the system counts a waiting datagram as, at most.
+fn room_of(datagram: &[u8]) -> usize {
+    2 * datagram.len() + 2048
+}
+
+fn receive_next<'a>(user: &UdpSocket, waiting: &mut VecDeque<(usize, &'a Vec<u8>)>) -> &'a Vec<u8> {
+    let (number, datagram) = waiting.pop_front().unwrap();
+    assert!(receive(user) == *datagram, "datagram {number}");
+    datagram
 }
 
 fn small_ones() -> Vec<Vec<u8>> {
@@ -223,7 +248,8 @@ fn users_are_kept_apart() {
 #[test]
 fn a_target_that_refuses_does_not_end_the_session() {
     for path in [Path::Framed, Path::Direct] {
-        let gone = socket();
+        // Nobody else uses this address, so nobody takes the port meanwhile.
+        let gone = socket_on("127.77.0.1:0");
         let target = gone.local_addr().unwrap();
         let tunnel = Tunnel::new(path, settings(), target);
         let user = connected(tunnel.users);
