@@ -4,10 +4,14 @@
 //! ([`Demux::handle_bytes`]), and for TLS once more inside ([`after_tls`]). Nothing is consumed: the
 //! driver keeps what it read and hands it to whoever the verdict names.
 //!
-//! All four generations are told apart. [`supported`] is the one place that knows which of them are
-//! implemented; the others end here, with an error that says so.
+//! A legacy client waits in silence on its data connections until the server writes their id. So a
+//! connection that says nothing for [`limits::QUIET`](crate::limits::QUIET) is one, if its address
+//! has a session that expects such: [`Expected`], asked of the endpoint when the connection is
+//! accepted. (The session exists before its client dials them.)
 
 use crate::config::Generations;
+use crate::handshake::legacy::Spoken;
+use crate::limits::QUIET;
 use crate::proof::ALPN;
 use crate::terms::Generation;
 use crate::time::{Duration, Instant};
@@ -16,33 +20,9 @@ use crate::time::{Duration, Instant};
 pub const PREFACE_MAGIC: &[u8; 4] = b"NPD1";
 
 const REQUEST: &[u8; 4] = b"GET ";
-const TLS_HANDSHAKE: u8 = 0x16;
-
-/// Whether `generation` is implemented.
-#[must_use]
-pub const fn supported(generation: Generation) -> bool {
-    matches!(generation, Generation::Native)
-}
-
-/// A generation that is known but not implemented.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the `{0}` generation is not yet supported")]
-pub struct NotYet(pub Generation);
-
-/// Checks `proto` at start: something in it must be implemented.
-///
-/// # Errors
-/// [`NotYet`] with the strongest generation allowed, if none is.
-pub fn check_supported(allowed: Generations) -> Result<(), NotYet> {
-    let mut strongest_first = Generation::ALL.into_iter().rev();
-    let any = strongest_first
-        .clone()
-        .any(|generation| allowed.allows(generation) && supported(generation));
-    match strongest_first.find(|&generation| allowed.allows(generation)) {
-        Some(generation) if !any => Err(NotYet(generation)),
-        Some(_) | None => Ok(()),
-    }
-}
+/// How a record with a ClientHello begins: its type, and the major version that never changes. A
+/// `classic` line may well begin with the first of them: a key of 32 bytes does that begins with a `6`.
+pub const CLIENT_HELLO: &[u8] = &[0x16, 0x03];
 
 /// Why a connection is closed before anybody took it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,15 +30,27 @@ pub enum Why {
     /// `proto` excludes what it speaks.
     #[error("the `{0}` generation is not allowed by `proto`")]
     NotAllowed(Generation),
-    /// It speaks a generation that is not implemented.
-    #[error(transparent)]
-    NotYet(#[from] NotYet),
+    /// The first bytes may be a `classic` line, which only a key can tell from noise, and `proto`
+    /// excludes that generation.
+    #[error("not allowed by `proto`, if it is the `classic` generation at all")]
+    NotClassic,
     /// The first bytes are those of no generation.
     #[error("the first bytes belong to no generation")]
     Unknown,
     /// Nothing decisive came in time.
     #[error("no handshake in time")]
     TimedOut,
+}
+
+/// Which silent connections are data connections of a live session of their address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// None.
+    Nothing,
+    /// Those without TLS.
+    Plain,
+    /// Those that are silent inside TLS.
+    Tls,
 }
 
 /// What the first bytes of a raw connection are.
@@ -71,8 +63,10 @@ pub enum Verdict {
     Tls,
     /// A native data preface without TLS.
     NativePreface,
-    /// A handshake of this legacy generation.
-    Legacy(Generation),
+    /// A handshake of a legacy generation.
+    Legacy(Spoken),
+    /// A data connection that waits for its id.
+    Silent,
     /// Close the connection.
     Close(Why),
 }
@@ -87,8 +81,10 @@ pub enum Inside {
     Control,
     /// A native data preface.
     Preface,
-    /// A handshake of this legacy generation.
-    Legacy(Generation),
+    /// A handshake of a legacy generation.
+    Legacy(Spoken),
+    /// A data connection that waits for its id.
+    Silent,
     /// Close the connection.
     Close(Why),
 }
@@ -98,6 +94,8 @@ pub enum Inside {
 pub struct Demux {
     allowed: Generations,
     deadline: Instant,
+    /// When silence would mean something.
+    quiet: Option<Instant>,
     prefix: [u8; 4],
     len: usize,
 }
@@ -105,10 +103,12 @@ pub struct Demux {
 impl Demux {
     /// A connection accepted at `now`, with `timeout` for the whole handshake.
     #[must_use]
-    pub const fn new(allowed: Generations, now: Instant, timeout: Duration) -> Self {
+    pub fn new(allowed: Generations, expected: Expected, now: Instant, timeout: Duration) -> Self {
+        let plain = expected == Expected::Plain;
         Self {
             allowed,
             deadline: now.after(timeout),
+            quiet: plain.then(|| now.after(QUIET)),
             prefix: [0; 4],
             len: 0,
         }
@@ -124,13 +124,23 @@ impl Demux {
         self.decide(self.prefix.get(..self.len).unwrap_or_default())
     }
 
-    /// The time is `now`: late is [`Why::TimedOut`].
-    pub fn handle_timeout(&self, now: Instant) -> Verdict {
-        if now < self.deadline {
+    /// The time is `now`: late is [`Why::TimedOut`], silent may be [`Verdict::Silent`].
+    pub fn handle_timeout(&mut self, now: Instant) -> Verdict {
+        let quiet = self.quiet.take_if(|quiet| *quiet <= now);
+        if quiet.is_some() && self.len == 0 {
+            Verdict::Silent
+        } else if now < self.deadline {
             Verdict::NeedMore
         } else {
             Verdict::Close(Why::TimedOut)
         }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Instant {
+        let quiet = self.quiet.filter(|_| self.len == 0);
+        quiet.map_or(self.deadline, |quiet| quiet.min(self.deadline))
     }
 
     /// When the whole handshake must be over, that inside TLS included.
@@ -141,7 +151,7 @@ impl Demux {
 
     fn decide(&self, prefix: &[u8]) -> Verdict {
         // A data connection of every generation may be TLS.
-        if prefix.first() == Some(&TLS_HANDSHAKE) {
+        if prefix.starts_with(CLIENT_HELLO) {
             return Verdict::Tls;
         }
         if prefix == PREFACE_MAGIC {
@@ -151,22 +161,23 @@ impl Demux {
             };
         }
         if prefix == REQUEST {
-            return self.legacy(Generation::Http);
+            return self.legacy(Spoken::Http);
         }
-        if REQUEST.starts_with(prefix) || PREFACE_MAGIC.starts_with(prefix) {
+        let known: [&[u8]; 3] = [CLIENT_HELLO, PREFACE_MAGIC, REQUEST];
+        if known.iter().any(|known| known.starts_with(prefix)) {
             return Verdict::NeedMore;
         }
         // Only a key can tell a `classic` line from noise.
         if self.allowed.allows(Generation::Classic) {
-            self.legacy(Generation::Classic)
+            self.legacy(Spoken::Classic)
         } else {
-            Verdict::Close(Why::Unknown)
+            Verdict::Close(Why::NotClassic)
         }
     }
 
-    fn legacy(&self, generation: Generation) -> Verdict {
-        match admit(self.allowed, generation) {
-            Ok(()) => Verdict::Legacy(generation),
+    fn legacy(&self, spoken: Spoken) -> Verdict {
+        match admit(self.allowed, spoken.generation()) {
+            Ok(()) => Verdict::Legacy(spoken),
             Err(why) => Verdict::Close(why),
         }
     }
@@ -182,9 +193,7 @@ pub fn after_tls(allowed: Generations, alpn: Option<&[u8]>, plain: &[u8]) -> Ins
             b'N' => (Generation::Native, Inside::Preface),
             _ => return Inside::Close(Why::Unknown),
         },
-        plain if plain.starts_with(REQUEST) => {
-            (Generation::Https, Inside::Legacy(Generation::Https))
-        }
+        plain if plain.starts_with(REQUEST) => (Generation::Https, Inside::Legacy(Spoken::Https)),
         plain if REQUEST.starts_with(plain) => return Inside::NeedMore,
         _ => return Inside::Close(Why::Unknown),
     };
@@ -194,12 +203,18 @@ pub fn after_tls(allowed: Generations, alpn: Option<&[u8]>, plain: &[u8]) -> Ins
     }
 }
 
+/// Decides about a connection that said nothing for [`QUIET`] after its TLS handshake.
+pub fn silent_in_tls(expected: Expected, alpn: Option<&[u8]>) -> Inside {
+    if expected == Expected::Tls && alpn != Some(ALPN) {
+        Inside::Silent
+    } else {
+        Inside::NeedMore
+    }
+}
+
 fn admit(allowed: Generations, generation: Generation) -> Result<(), Why> {
     if !allowed.allows(generation) {
         return Err(Why::NotAllowed(generation));
-    }
-    if !supported(generation) {
-        return Err(NotYet(generation).into());
     }
     Ok(())
 }
@@ -207,7 +222,6 @@ fn admit(allowed: Generations, generation: Generation) -> Result<(), Why> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::string::ToString as _;
     use alloc::vec::Vec;
 
     use proptest::prelude::*;
@@ -215,28 +229,31 @@ mod tests {
     const NATIVE: Generations = Generations::only(Generation::Native);
 
     fn verdict(allowed: Generations, bytes: &[u8]) -> Verdict {
-        Demux::new(allowed, Instant::default(), Duration::from_secs(5)).handle_bytes(bytes)
+        new(allowed, Expected::Nothing).handle_bytes(bytes)
     }
 
-    const fn not_yet(generation: Generation) -> Why {
-        Why::NotYet(NotYet(generation))
+    fn new(allowed: Generations, expected: Expected) -> Demux {
+        let timeout = Duration::from_secs(5);
+        Demux::new(allowed, expected, Instant::default(), timeout)
     }
 
     #[test]
     fn the_first_bytes_tell_the_generations_apart() {
         for (bytes, expected) in [
             (&b""[..], Verdict::NeedMore),
-            (b"\x16", Verdict::Tls),
+            (b"\x16", Verdict::NeedMore),
             (b"\x16\x03\x01\x02\x00", Verdict::Tls),
+            // A key of 32 bytes that begins with `6f`.
+            (b"\x16\x46", Verdict::Legacy(Spoken::Classic)),
             (b"N", Verdict::NeedMore),
             (b"NPD", Verdict::NeedMore),
             (b"NPD1", Verdict::NativePreface),
             (b"NPD1abc", Verdict::NativePreface),
             (b"GE", Verdict::NeedMore),
-            (b"GET / HTTP", Verdict::Close(not_yet(Generation::Http))),
-            (b"GET\t", Verdict::Close(not_yet(Generation::Classic))),
-            (b"NPD2", Verdict::Close(not_yet(Generation::Classic))),
-            (b"HFZ\n", Verdict::Close(not_yet(Generation::Classic))),
+            (b"GET / HTTP", Verdict::Legacy(Spoken::Http)),
+            (b"GET\t", Verdict::Legacy(Spoken::Classic)),
+            (b"NPD2", Verdict::Legacy(Spoken::Classic)),
+            (b"HFZ\n", Verdict::Legacy(Spoken::Classic)),
         ] {
             assert_eq!(verdict(Generations::AUTO, bytes), expected, "{bytes:?}");
         }
@@ -249,7 +266,7 @@ mod tests {
             verdict(NATIVE, b"GET / "),
             Verdict::Close(Why::NotAllowed(http))
         );
-        assert_eq!(verdict(NATIVE, b"SSH-2.0"), Verdict::Close(Why::Unknown));
+        assert_eq!(verdict(NATIVE, b"SSH-2.0"), Verdict::Close(Why::NotClassic));
         assert_eq!(
             verdict(Generations::only(http), b"NPD1"),
             Verdict::Close(Why::NotAllowed(Generation::Native))
@@ -267,7 +284,7 @@ mod tests {
             (native, b"GET /", Inside::Close(Why::Unknown)),
             (http, b"", Inside::NeedMore),
             (http, b"GE", Inside::NeedMore),
-            (None, b"GET ", Inside::Close(not_yet(Generation::Https))),
+            (None, b"GET ", Inside::Legacy(Spoken::Https)),
             (http, b"{", Inside::Close(Why::Unknown)),
             (None, b"NPD1", Inside::Close(Why::Unknown)),
         ] {
@@ -280,20 +297,41 @@ mod tests {
     }
 
     #[test]
-    fn a_proto_that_cannot_work_is_said_at_start() {
-        assert_eq!(check_supported(Generations::AUTO), Ok(()));
-        assert_eq!(check_supported(NATIVE.with(Generation::Http)), Ok(()));
-        let legacy = Generations::only(Generation::Classic).with(Generation::Http);
-        let error = check_supported(legacy).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the `http` generation is not yet supported"
-        );
+    fn a_silent_connection_is_a_data_connection_where_one_is_expected() {
+        let quiet = Instant::from_origin(QUIET);
+        let mut plain = new(Generations::AUTO, Expected::Plain);
+        assert_eq!(plain.poll_timeout(), quiet);
+        assert_eq!(plain.handle_timeout(Instant::default()), Verdict::NeedMore);
+        assert_eq!(plain.handle_timeout(quiet), Verdict::Silent);
+
+        let mut spoke = new(Generations::AUTO, Expected::Plain);
+        assert_eq!(spoke.handle_bytes(b"G"), Verdict::NeedMore);
+        assert_eq!(spoke.poll_timeout(), spoke.deadline());
+        assert_eq!(spoke.handle_timeout(quiet), Verdict::NeedMore);
+
+        for expected in [Expected::Nothing, Expected::Tls] {
+            let mut demux = new(Generations::AUTO, expected);
+            assert_eq!(demux.poll_timeout(), demux.deadline());
+            assert_eq!(demux.handle_timeout(quiet), Verdict::NeedMore);
+        }
+    }
+
+    #[test]
+    fn silence_inside_tls_means_the_same_unless_it_is_native() {
+        for (expected, alpn, verdict) in [
+            (Expected::Tls, None, Inside::Silent),
+            (Expected::Tls, Some(&b"http/1.1"[..]), Inside::Silent),
+            (Expected::Tls, Some(ALPN), Inside::NeedMore),
+            (Expected::Plain, None, Inside::NeedMore),
+            (Expected::Nothing, None, Inside::NeedMore),
+        ] {
+            assert_eq!(silent_in_tls(expected, alpn), verdict);
+        }
     }
 
     #[test]
     fn undecided_connections_end_at_the_deadline() {
-        let demux = Demux::new(NATIVE, Instant::default(), Duration::from_secs(5));
+        let mut demux = new(NATIVE, Expected::Nothing);
         let deadline = demux.deadline();
         assert_eq!(deadline, Instant::from_origin(Duration::from_secs(5)));
         assert_eq!(demux.handle_timeout(Instant::default()), Verdict::NeedMore);
@@ -318,8 +356,7 @@ mod tests {
             let bytes = [head, tail].concat();
             let whole = verdict(Generations::AUTO, &bytes);
             let (first, second) = bytes.split_at(cut.index(bytes.len() + 1));
-            let mut demux =
-                Demux::new(Generations::AUTO, Instant::default(), Duration::from_secs(5));
+            let mut demux = new(Generations::AUTO, Expected::Nothing);
             let early = demux.handle_bytes(first);
             prop_assert!(early == Verdict::NeedMore || early == whole);
             prop_assert_eq!(demux.handle_bytes(second), whole);

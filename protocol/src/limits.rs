@@ -16,6 +16,45 @@ pub const FEATURE: usize = 64;
 pub const BYE_REASON: usize = 256;
 /// A control line of the `classic` generation.
 pub const CLASSIC_LINE: usize = 512;
+/// A request or answer head of the `http` and `https` handshakes.
+pub const HTTP_HEAD: usize = 8 * 1024;
+/// Header lines in such a head.
+pub const HTTP_HEADERS: usize = 64;
+/// The body of the answer to such a handshake.
+pub const HTTP_BODY: usize = 4096;
+/// The longest `classic` handshake line that a wrong key is charged for.
+pub const CLASSIC_GUESS: usize = 256;
+/// Idle data connections where the server does not say how many: the `classic` generation.
+pub const CLASSIC_MAX: u32 = 1024;
+/// A connection without a byte for this long may be a data connection that waits for its id.
+pub const QUIET: Duration = Duration::from_millis(100);
+/// How long a client waits for the id of a data connection.
+pub const ID_WAIT: Duration = Duration::from_secs(60);
+/// How long after the handshake a server waits for the first data connection where that is the
+/// control channel.
+pub const CONTROL_WAIT: Duration = Duration::from_secs(10);
+/// How long a launch by id, its connection or its users' bytes wait for each other.
+pub const ANNOUNCE_WAIT: Duration = Duration::from_secs(5);
+/// Bytes of a data connection that are kept until its launch comes.
+pub const EARLY_BYTES: usize = 8 * 1024;
+/// Launches by id that wait for their connection, per session.
+pub const PARKED: usize = 1024;
+/// When the first certificate check of a session is sent, and how long between attempts.
+pub const CHECK_TICK: Duration = Duration::from_secs(5);
+/// How often each end of a legacy session pings, at least.
+pub const LEGACY_PING: Duration = Duration::from_secs(5);
+/// Silence after which an `http` or `https` session is dead.
+pub const HTTP_SILENCE: Duration = Duration::from_secs(15);
+/// Silence after which a `classic` session is dead.
+pub const CLASSIC_SILENCE: Duration = Duration::from_secs(20);
+/// A `classic` peer ends a relay that carried no data for this long, and says so to nobody.
+pub const CLASSIC_RELAY_IDLE: Duration = Duration::from_secs(20);
+/// The largest datagram that an `http` or `https` peer takes.
+pub const HTTP_DATAGRAM: usize = 16_384;
+/// The largest datagram that a `classic` peer takes.
+pub const CLASSIC_DATAGRAM: usize = 8192;
+/// Failed attempts in a row after which a client looks for other generations.
+pub const PROBE_AGAIN: u32 = 3;
 /// The longest source address text of a launch.
 pub const LAUNCH_SOURCE: usize = 64;
 /// The largest datagram: what IPv4 UDP can carry.
@@ -30,6 +69,9 @@ pub const LAUNCH_WAIT: Duration = Duration::from_secs(15);
 pub const HALF_OPEN: usize = 256;
 /// Connections in handshake at once from one address.
 pub const HALF_OPEN_PER_ADDRESS: usize = 64;
+/// The same from an address whose silent connections are those of its session: each is in handshake
+/// for [`QUIET`] at least, and such a client dials as many at once as it wants idle.
+pub const HALF_OPEN_SILENT: usize = 192;
 /// Users waiting for an idle data connection.
 pub const QUEUED_USERS: usize = 1024;
 /// Sessions per server.

@@ -25,13 +25,19 @@ pub struct Config {
     pub min_interval: Duration,
     /// `NP_MAX_POOL_INTERVAL`: how often the target falls while it is higher than needed.
     pub max_interval: Duration,
+    /// Where one of the connections is to become the session's control channel: how long that may
+    /// take.
+    pub control_wait: Option<Duration>,
 }
 
 /// What happens to data connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// The dial succeeded and its preface is written.
+    /// The dial succeeded, and its preface is written or its id is read.
     Opened(ConnId),
+    /// The dial succeeded, but the connection is the session's control channel: no data connection,
+    /// and no failure.
+    Control(ConnId),
     /// The dial failed.
     DialFailed(ConnId),
     /// A user took the connection.
@@ -57,6 +63,8 @@ pub enum Output {
     Close(ConnId),
     /// [`limits::DIAL_FAILURES`] in a row: the session is of no use. Said once.
     Exhausted,
+    /// No connection became the control channel in time: the session is of no use. Said once.
+    NoControl,
 }
 
 /// The pool of one session, at the client.
@@ -81,6 +89,8 @@ pub struct Pool {
     /// When the last failure was counted.
     counted: Option<Instant>,
     exhausted: bool,
+    /// Until when one of the connections must become the control channel.
+    control_due: Option<Instant>,
     draining: bool,
     outputs: VecDeque<Output>,
     now: Instant,
@@ -124,6 +134,7 @@ impl Pool {
             early_ends: 0,
             counted: None,
             exhausted: false,
+            control_due: config.control_wait.map(|wait| now.after(wait)),
             draining: false,
             outputs: VecDeque::new(),
             now,
@@ -137,6 +148,11 @@ impl Pool {
         self.advance(now);
         match input {
             Input::Opened(conn) => self.on_opened(conn),
+            Input::Control(conn) => {
+                if self.dialing.remove(&conn).is_some() {
+                    self.control_due = None;
+                }
+            }
             Input::DialFailed(conn) => {
                 if let Some(started) = self.dialing.remove(&conn) {
                     self.on_failure(started, |pool| &mut pool.failed_dials);
@@ -156,6 +172,7 @@ impl Pool {
                 self.draining = true;
                 self.blocked = None;
                 self.window.due = None;
+                self.control_due = None;
                 self.close_idle(usize::MAX);
             }
         }
@@ -170,6 +187,10 @@ impl Pool {
         }
         if self.blocked.is_some_and(|until| until <= self.now) {
             self.blocked = None;
+        }
+        if self.control_due.is_some_and(|due| due <= self.now) {
+            self.control_due = None;
+            self.outputs.push_back(Output::NoControl);
         }
         self.refill();
     }
@@ -186,7 +207,7 @@ impl Pool {
         if !self.outputs.is_empty() && !cfg!(feature = "bug-timeout") {
             return Some(self.now);
         }
-        earliest(self.blocked, self.window.due)
+        earliest(self.control_due, earliest(self.blocked, self.window.due))
     }
 
     /// Where naming connections goes on, for the next session's pool.

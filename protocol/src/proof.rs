@@ -3,7 +3,7 @@
 use core::fmt;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
@@ -48,7 +48,7 @@ impl PreKey {
     /// `exporter`.
     #[must_use]
     pub fn proof(&self, side: Side, exporter: &[u8; 32]) -> Proof {
-        let mut mac = keyed(&self.0);
+        let mut mac = keyed(self.0.as_slice());
         mac.update(side.label());
         mac.update(exporter);
         Proof(Zeroizing::new(mac.finalize().into_bytes().into()))
@@ -75,7 +75,7 @@ impl DataSecret {
 
     /// HMAC-SHA256 with this key.
     pub(crate) fn mac(&self) -> Hmac<Sha256> {
-        keyed(&self.0)
+        keyed(self.0.as_slice())
     }
 }
 
@@ -85,8 +85,13 @@ impl fmt::Debug for DataSecret {
     }
 }
 
-/// HMAC pads a short key with zeros up to the hash's block: done here, it cannot fail.
-fn keyed(key: &[u8; 32]) -> Hmac<Sha256> {
+/// HMAC pads a short key with zeros up to the hash's block, and hashes a longer one first: done
+/// here, it cannot fail.
+fn keyed(key: &[u8]) -> Hmac<Sha256> {
+    if key.len() > SHA256_BLOCK {
+        let short: Zeroizing<[u8; 32]> = Zeroizing::new(Sha256::digest(key).into());
+        return keyed(short.as_slice());
+    }
     let mut block = Zeroizing::new([0; SHA256_BLOCK]);
     for (padded, byte) in block.iter_mut().zip(key) {
         *padded = *byte;
@@ -117,6 +122,14 @@ impl Side {
 pub struct Proof(Zeroizing<[u8; 32]>);
 
 impl Proof {
+    /// The token of the `http` and `https` handshakes (`wire.md` §3). Bound to nothing but the key:
+    /// whoever sees it can use it.
+    #[must_use]
+    pub fn token(key: &TunnelKey) -> Self {
+        let mac = keyed(key.reveal().as_bytes());
+        Self(Zeroizing::new(mac.finalize().into_bytes().into()))
+    }
+
     /// A proof that a peer claims.
     #[must_use]
     pub fn from_hex(text: &str) -> Option<Self> {
@@ -167,6 +180,19 @@ mod tests {
         assert_eq!(
             key.proof(Side::Server, &exporter()).to_hex(),
             "07ddc1b2145f55bbfbbbe4855dfac0043782233e951344317a4c7d0aa2952a27"
+        );
+    }
+
+    #[test]
+    fn a_token_is_that_of_the_specification() {
+        assert_eq!(
+            Proof::token(&TunnelKey::new("KEY")).to_hex(),
+            "9e599712811af9f7f000b9f1d0f4a4e4a463ecb5c4fae7bdaa13e33c4642c86e"
+        );
+        // Computed with Python's `hmac`.
+        assert_eq!(
+            Proof::token(&TunnelKey::new("k".repeat(65))).to_hex(),
+            "41f1c4cc3107cd5b8d92460f61032902bfdb06484eef17e861b83a5012d3b7f3"
         );
     }
 

@@ -1,4 +1,4 @@
-//! One control connection after its handshake: signals, liveness and goodbye (`wire.md` §2.2).
+//! One control channel after its handshake: signals, liveness and goodbye (`wire.md` §2.2, §3, §5).
 //!
 //! ```text
 //!            Send(Bye)                    peer's bye
@@ -9,6 +9,9 @@
 //!  Closed (unclean)        Closed (clean)
 //! ```
 //!
+//! How lines are spelled and how often a peer must speak comes with the session's
+//! [`Dialect`]. A `bye` that the peer has no word for still makes the end that follows a clean one.
+//!
 //! The machine holds the bytes that wait for the peer ([`Session::control_out`]), so that it can
 //! bound them. It answers pings by itself and reports everything else.
 
@@ -17,9 +20,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use crate::dialect::Dialect;
 use crate::limits;
-use crate::terms::Fingerprint;
+use crate::terms::{DataId, Fingerprint};
 use crate::time::Instant;
+use crate::wire::codec::Codec;
+use crate::wire::launch::Launch;
 use crate::wire::line::LineDecoder;
 use crate::wire::signal::Signal;
 
@@ -29,7 +35,9 @@ const PAUSE_READING: usize = limits::CONTROL_BACKLOG / 4;
 /// One session's control channel.
 #[derive(Debug)]
 pub struct Session {
+    codec: Codec,
     interval: Duration,
+    silence: Duration,
     decoder: LineDecoder,
     outputs: VecDeque<Output>,
     control: Vec<u8>,
@@ -75,6 +83,20 @@ pub enum Output {
         /// When it wants to be tried again.
         retry_after: Duration,
     },
+    /// The peer is ingress and launched a user on the data connection `id`.
+    Launch {
+        /// Which data connection.
+        id: DataId,
+        /// For whom.
+        launch: Launch,
+    },
+    /// The peer shows what certificate it sees on the data connection `id`.
+    Verify {
+        /// Which data connection.
+        id: DataId,
+        /// `None` if it cannot tell.
+        fp: Option<Fingerprint>,
+    },
     /// Lines that are no signals, or signals of a later version, were dropped.
     Skipped,
     /// The last output: the session is over.
@@ -90,11 +112,11 @@ pub enum End {
     /// The connection ended without a `bye`.
     #[error("control connection lost")]
     Lost,
-    /// No line for [`limits::SILENT_INTERVALS`] report intervals.
-    #[error("no line from the peer for three report intervals")]
+    /// No line for as long as the [`Liveness`](crate::dialect::Liveness) says.
+    #[error("no line from the peer for too long")]
     Silent,
-    /// A line outgrew [`limits::CONTROL_LINE`].
-    #[error("the peer sent a control line above 4096 bytes")]
+    /// A line outgrew [`Codec::max_line`].
+    #[error("the peer sent a control line that is too long")]
     LineTooLong,
     /// The peer does not read: [`limits::CONTROL_BACKLOG`] bytes wait for it.
     #[error("the peer does not read its control connection")]
@@ -113,17 +135,20 @@ impl End {
 impl Session {
     /// A session whose handshake has just finished; `report_interval` is `NP_REPORT_INTERVAL`.
     #[must_use]
-    pub fn new(report_interval: Duration, now: Instant) -> Self {
-        let interval = report_interval.max(Duration::from_millis(1));
+    pub fn new(dialect: &Dialect, report_interval: Duration, now: Instant) -> Self {
+        let liveness = dialect.capabilities.liveness;
+        let silence = liveness.silence(report_interval);
         let mut session = Self {
-            interval,
-            decoder: LineDecoder::new(limits::CONTROL_LINE),
+            codec: dialect.codec.clone(),
+            interval: liveness.ping_interval(report_interval),
+            silence,
+            decoder: LineDecoder::new(dialect.codec.max_line()),
             outputs: VecDeque::new(),
             control: Vec::new(),
             written: 0,
             now,
             next_ping: now,
-            silent_at: now.after(interval.saturating_mul(limits::SILENT_INTERVALS)),
+            silent_at: now.after(silence),
             seq: 0,
             pinged: None,
             said_bye: false,
@@ -208,11 +233,10 @@ impl Session {
         while let Some(line) = self.decoder.poll_line() {
             if !heard {
                 heard = true;
-                let silence = self.interval.saturating_mul(limits::SILENT_INTERVALS);
-                self.silent_at = self.now.after(silence);
+                self.silent_at = self.now.after(self.silence);
                 self.outputs.push_back(Output::Heard);
             }
-            match Signal::decode_line(&line) {
+            match self.codec.decode(&line) {
                 Ok(Some(signal)) => self.on_signal(signal),
                 // Said once for all that came together: a peer must not fill the driver's queues.
                 Ok(None) | Err(_) if !skipped => {
@@ -234,7 +258,7 @@ impl Session {
     fn on_signal(&mut self, signal: Signal) {
         match signal {
             Signal::Ping { seq } => self.send(&Signal::Pong { seq }),
-            Signal::Pong { seq } if seq == self.seq => {
+            Signal::Pong { seq } if seq.is_none_or(|seq| seq == self.seq) => {
                 if let Some(sent) = self.pinged.take() {
                     self.outputs
                         .push_back(Output::RoundTrip(self.now.saturating_since(sent)));
@@ -244,6 +268,10 @@ impl Session {
             Signal::Demand { n } => self.outputs.push_back(Output::Demand(n)),
             Signal::Cert { fp } => self.outputs.push_back(Output::Certificates(fp)),
             Signal::Flush => self.outputs.push_back(Output::Flush),
+            Signal::Launch { id, launch } => {
+                self.outputs.push_back(Output::Launch { id, launch });
+            }
+            Signal::Verify { id, fp } => self.outputs.push_back(Output::Verify { id, fp }),
             Signal::Bye { reason, retry_ms } => {
                 self.heard_bye = true;
                 let retry_after = Duration::from_millis(retry_ms);
@@ -259,11 +287,12 @@ impl Session {
         self.seq += 1;
         self.pinged = Some(self.now);
         self.next_ping = self.now.after(self.interval);
-        self.send(&Signal::Ping { seq: self.seq });
+        let seq = Some(self.seq);
+        self.send(&Signal::Ping { seq });
     }
 
     fn send(&mut self, signal: &Signal) {
-        signal.encode_line(&mut self.control);
+        self.codec.encode(signal, &mut self.control);
         if self.control_out().len() > limits::CONTROL_BACKLOG {
             self.close(End::Backlog);
         }
@@ -281,171 +310,4 @@ impl Session {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use alloc::vec;
-
-    const INTERVAL: Duration = Duration::from_secs(5);
-
-    fn at(millis: u64) -> Instant {
-        Instant::from_origin(Duration::from_millis(millis))
-    }
-
-    fn drain(session: &mut Session) -> Vec<Output> {
-        core::iter::from_fn(|| session.poll_output()).collect()
-    }
-
-    fn text(session: &mut Session) -> String {
-        let text = String::from_utf8(session.control_out().to_vec()).unwrap();
-        session.control_sent(text.len());
-        text
-    }
-
-    fn open() -> Session {
-        let mut session = Session::new(INTERVAL, at(0));
-        assert_eq!(text(&mut session), "{\"action\":\"ping\",\"seq\":1}\n");
-        session
-    }
-
-    #[test]
-    fn a_ping_is_answered_and_a_pong_gives_the_round_trip() {
-        let mut session = open();
-        session.handle_input(at(30), Input::Control(b"{\"action\":\"pong\",\"seq\":1}\n"));
-        assert_eq!(
-            drain(&mut session),
-            [Output::Heard, Output::RoundTrip(Duration::from_millis(30))]
-        );
-        session.handle_input(at(31), Input::Control(b"{\"action\":\"pong\",\"seq\":1}\n"));
-        assert_eq!(
-            drain(&mut session),
-            [Output::Heard],
-            "a second pong says nothing new"
-        );
-        session.handle_input(
-            at(32),
-            Input::Control(b"{\"action\":\"ping\",\"seq\":77}\n"),
-        );
-        drain(&mut session);
-        assert_eq!(text(&mut session), "{\"action\":\"pong\",\"seq\":77}\n");
-    }
-
-    #[test]
-    fn three_silent_intervals_end_it_unclean() {
-        let mut session = open();
-        for millis in [5_000, 10_000] {
-            assert_eq!(session.poll_timeout(), Some(at(millis)));
-            session.handle_timeout(at(millis));
-            assert_eq!(drain(&mut session), vec![]);
-        }
-        assert_eq!(session.poll_timeout(), Some(at(15_000)));
-        session.handle_timeout(at(15_000));
-        assert_eq!(drain(&mut session), [Output::Closed(End::Silent)]);
-        assert!(!End::Silent.is_clean());
-        assert_eq!(session.poll_timeout(), None);
-    }
-
-    #[test]
-    fn any_line_counts_as_life_even_one_that_is_not_understood() {
-        let mut session = open();
-        session.handle_input(
-            at(9_000),
-            Input::Control(b"{\"action\":\"later\"}\nnoise\n"),
-        );
-        assert_eq!(drain(&mut session), [Output::Heard, Output::Skipped]);
-        session.handle_timeout(at(15_001));
-        assert_eq!(drain(&mut session), vec![]);
-    }
-
-    #[test]
-    fn an_end_after_bye_is_clean_whoever_said_it() {
-        let bye = || Signal::Bye {
-            reason: "stop".into(),
-            retry_ms: 0,
-        };
-        let mut ours = open();
-        ours.handle_input(at(1), Input::Send(bye()));
-        ours.handle_input(at(2), Input::ControlEof);
-        assert_eq!(drain(&mut ours), [Output::Closed(End::Graceful)]);
-
-        let mut theirs = open();
-        let line = b"{\"action\":\"bye\",\"reason\":\"stop\",\"retry_ms\":200}\n";
-        theirs.handle_input(at(1), Input::Control(line));
-        theirs.handle_input(at(2), Input::ControlEof);
-        let retry_after = Duration::from_millis(200);
-        let reason = "stop".into();
-        assert_eq!(
-            drain(&mut theirs),
-            [
-                Output::Heard,
-                Output::Leaving {
-                    reason,
-                    retry_after
-                },
-                Output::Closed(End::Graceful)
-            ]
-        );
-
-        let mut neither = open();
-        neither.handle_input(at(1), Input::ControlEof);
-        assert_eq!(drain(&mut neither), [Output::Closed(End::Lost)]);
-        neither.handle_input(at(3), Input::Control(b"{\"action\":\"flush\"}\n"));
-        assert_eq!(drain(&mut neither), vec![], "the end is final");
-    }
-
-    #[test]
-    fn a_peer_that_never_reads_is_paused_then_dropped() {
-        let mut session = open();
-        while session.wants_control() {
-            session.handle_input(at(1), Input::Control(b"{\"action\":\"ping\",\"seq\":9}\n"));
-            drain(&mut session);
-        }
-        assert!(session.control_out().len() < limits::CONTROL_BACKLOG / 2);
-        loop {
-            session.handle_input(at(1), Input::Send(Signal::Flush));
-            if let Some(end) = drain(&mut session).pop() {
-                assert_eq!(end, Output::Closed(End::Backlog));
-                break;
-            }
-        }
-    }
-
-    #[test]
-    fn a_peer_that_reads_all_but_a_byte_does_not_make_the_buffer_grow() {
-        let mut session = open();
-        for seq in 0..20_000 {
-            session.handle_input(at(1), Input::Send(Signal::Pong { seq }));
-            session.control_sent(session.control_out().len() - 1);
-        }
-        assert_eq!(drain(&mut session), vec![]);
-        assert!(session.control.len() <= 2 * limits::CONTROL_BACKLOG);
-    }
-
-    #[test]
-    fn lines_before_an_endless_one_count_however_the_bytes_are_cut() {
-        let mut bytes = b"{\"action\":\"flush\"}\n".to_vec();
-        bytes.extend([b'x'; limits::CONTROL_LINE]);
-        let mut session = open();
-        session.handle_input(at(1), Input::Control(&bytes));
-        assert_eq!(
-            drain(&mut session),
-            [
-                Output::Heard,
-                Output::Flush,
-                Output::Closed(End::LineTooLong)
-            ]
-        );
-    }
-
-    #[test]
-    fn an_endless_report_interval_is_no_overflow() {
-        let session = Session::new(Duration::MAX, at(1));
-        assert!(session.poll_timeout().is_some_and(|due| due > at(1)));
-    }
-
-    #[test]
-    fn an_endless_line_ends_the_session() {
-        let mut session = open();
-        session.handle_input(at(1), Input::Control(&[b'x'; limits::CONTROL_LINE + 1]));
-        assert_eq!(drain(&mut session), [Output::Closed(End::LineTooLong)]);
-    }
-}
+mod tests;

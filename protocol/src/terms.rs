@@ -122,6 +122,28 @@ impl fmt::Display for Generation {
     }
 }
 
+/// A data connection's name in the generations that number them (`wire.md` §3, §5): unique within
+/// the session, and never zero, which marks the control channel where that is a data connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DataId(pub u32);
+
+impl DataId {
+    /// The control channel among the data connections.
+    pub const CONTROL: Self = Self(0);
+
+    /// Reads the 8 lower-case hex digits of signals.
+    #[must_use]
+    pub fn from_hex(text: &str) -> Option<Self> {
+        hex::decode(text).map(|bytes| Self(u32::from_be_bytes(bytes)))
+    }
+}
+
+impl fmt::Display for DataId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
 macro_rules! hex_bytes {
     ($($(#[$doc:meta])* $name:ident($len:literal)),+ $(,)?) => {$(
         $(#[$doc])*

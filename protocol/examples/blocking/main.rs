@@ -33,9 +33,8 @@ use std::sync::{LazyLock, Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 
 use protocol::config::{self, Config, HostPort, Mode, Role};
-use protocol::demux::check_supported;
 use protocol::rng::Seed;
-use protocol::terms::DataTls;
+use protocol::terms::{DataTls, Generation};
 use protocol::time::{Duration, Instant};
 use rustls::crypto::ring;
 
@@ -57,8 +56,10 @@ fn configure(url: &str) -> Result<config::Tunnel, Fault> {
     let Config::Tunnel(config) = parsed.config else {
         return Err("scheme: master; server or client".into());
     };
-    check_supported(config.proto)?;
     match (config.role, config.mode) {
+        _ if !config.proto.allows(Generation::Native) => {
+            Err("proto: this example speaks the native generation only".into())
+        }
         _ if config.tls == DataTls::Verified => Err("tls: 2; this example has 0 and 1".into()),
         (Role::Server, Mode::Auto) => Err("mode: 0; a server of this example has 1, 2".into()),
         (Role::Client, Mode::One) => Err("mode: 1; a client of this example has 0, 2".into()),

@@ -8,7 +8,7 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 
 use protocol::config::HostPort;
-use protocol::demux::{self, Demux, Inside, NotYet, Verdict};
+use protocol::demux::{self, Demux, Expected, Inside, Verdict, Why};
 use protocol::endpoint::{Input, Output, Refusal};
 use protocol::handshake::{
     AwaitHello, ClientHandshake, ClientHandshakeConfig, Established, ServerStep, Step,
@@ -82,7 +82,12 @@ type Met = (Conn, Door, Input);
 
 fn meet(tunnel: Tunnel, id: ConnId, socket: TcpStream) -> Result<Met, Fault> {
     let proto = tunnel.config.proto;
-    let mut demux = Demux::new(proto, now(), tunnel.config.env.handshake_timeout);
+    let mut demux = Demux::new(
+        proto,
+        Expected::Nothing,
+        now(),
+        tunnel.config.env.handshake_timeout,
+    );
     let until = demux.deadline();
     let (mut conn, mut bytes) = (Conn::new(socket)?, Vec::new());
     let mut inside = loop {
@@ -92,7 +97,8 @@ fn meet(tunnel: Tunnel, id: ConnId, socket: TcpStream) -> Result<Met, Fault> {
             Verdict::NeedMore => {}
             Verdict::Tls => break Inside::NeedMore,
             Verdict::NativePreface => break Inside::Preface,
-            Verdict::Legacy(generation) => break Inside::Legacy(generation),
+            Verdict::Legacy(spoken) => break Inside::Legacy(spoken),
+            Verdict::Silent => break Inside::Silent,
             Verdict::Close(why) => break Inside::Close(why),
         }
     };
@@ -125,7 +131,10 @@ fn meet(tunnel: Tunnel, id: ConnId, socket: TcpStream) -> Result<Met, Fault> {
                     return Ok((conn, Door::Data, input));
                 }
             },
-            Inside::Legacy(generation) => return Err(NotYet(generation).into()),
+            Inside::Legacy(spoken) => {
+                return Err(Why::NotAllowed(spoken.generation()).into());
+            }
+            Inside::Silent => return Err(Why::Unknown.into()),
             Inside::Close(why) => return Err(why.into()),
         }
     }
@@ -209,7 +218,7 @@ pub(crate) fn connect(tunnel: Tunnel) -> Result<(Conn, (Established, Remote)), F
         return Err("the server has tls=2, which this example lacks".into());
     }
     let remote = Remote {
-        session: established.session,
+        session: established.session.ok_or("a session without a name")?,
         data_secret,
         seq: AtomicU64::new(1),
         server,

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Condvar, Mutex};
 
 use protocol::config::{self, Mode, Role};
+use protocol::dialect::Dialect;
 use protocol::endpoint::{self, Endpoint, Refusal};
 use protocol::handshake::Established;
 use protocol::id::{ConnId, LinkId, Mint, UserId};
@@ -262,6 +263,7 @@ impl Machines {
             max: said.max.min(IDLE) as usize,
             min_interval: tunnel.config.env.min_pool_interval,
             max_interval: tunnel.config.env.max_pool_interval,
+            control_wait: None,
         };
         let pool = Pool::new(config, self.conn_ids.clone(), seed(), now());
         let link = LinkId::from_number(self.ids.next());
@@ -277,7 +279,7 @@ impl Machines {
 
     pub(crate) fn add_session(&mut self, tunnel: Tunnel, link: LinkId, writer: Writer) {
         eprintln!("session {} is up", link.number());
-        let session = Session::new(tunnel.config.env.report_interval, now());
+        let session = Session::new(&Dialect::native(), tunnel.config.env.report_interval, now());
         self.sessions.insert(link, (session, writer));
         if self.is_ingress {
             self.ingress(ingress::Input::SessionUp(link));
@@ -311,7 +313,10 @@ impl Machines {
             endpoint::Output::Close(conn, _)
             | endpoint::Output::Refuse(conn)
             | endpoint::Output::Welcome { conn, .. }
-            | endpoint::Output::Data(conn, _) => conn,
+            | endpoint::Output::Data(conn, _)
+            // Only for generations that this example lacks.
+            | endpoint::Output::Numbered(conn, ..)
+            | endpoint::Output::Control(conn, _) => conn,
         };
         if let Some((socket, verdict)) = self.doors.remove(&conn) {
             if let endpoint::Output::Close(_, Refusal::Banned | Refusal::HalfOpen) = output {
@@ -328,7 +333,9 @@ impl Machines {
         match output {
             pool::Output::Dial(conn) => spawn(move || relay::dialled(tunnel, link, conn, &remote)),
             pool::Output::Close(conn) => self.close_idle(conn),
-            pool::Output::Exhausted => self.end_session(link, &"its dials fail"),
+            pool::Output::Exhausted | pool::Output::NoControl => {
+                self.end_session(link, &"its dials fail");
+            }
         }
     }
 
@@ -363,6 +370,7 @@ impl Machines {
                 self.endpoint(endpoint::Input::Heard(link));
             }
             session::Output::RoundTrip(_) | session::Output::Skipped => {}
+            session::Output::Launch { .. } | session::Output::Verify { .. } => {}
             session::Output::Demand(n) => self.pool(pool::Input::Demand(n)),
             session::Output::Flush => self.pool(pool::Input::Flush),
             session::Output::Certificates(fingerprints) => {

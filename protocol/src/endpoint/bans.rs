@@ -36,8 +36,9 @@ impl Bans {
     }
 
     /// Counts a failure. Each is remembered for [`limits::BAN_TIME`], and a ban lasts that long
-    /// after the failure that made it; those during a ban do not count.
-    pub(super) fn failed(&mut self, now: Instant, address: IpAddr) -> Verdict {
+    /// after the failure that made it; those during a ban do not count. An exempt address stays one
+    /// failure short of a ban: none begins unannounced when the exemption ends.
+    pub(super) fn failed(&mut self, now: Instant, address: IpAddr, exempt: bool) -> Verdict {
         self.expire(now);
         if self.is_banned(address) {
             return Verdict::AlreadyBanned;
@@ -46,6 +47,9 @@ impl Bans {
         times.retain(|time| time.after(limits::BAN_TIME) > now);
         let first = times.is_empty();
         times.push(now);
+        if exempt && make_a_ban(&times) {
+            times.remove(0);
+        }
         let verdict = match make_a_ban(&times) {
             true => Verdict::NowBanned,
             false if first => Verdict::First,
@@ -92,13 +96,13 @@ mod tests {
         .enumerate()
         {
             assert_eq!(
-                bans.failed(at(u64::try_from(second).unwrap()), address),
+                bans.failed(at(u64::try_from(second).unwrap()), address, false),
                 verdict
             );
         }
         assert!(!bans.is_banned(address));
-        assert_eq!(bans.failed(at(50), address), Verdict::NowBanned);
-        assert_eq!(bans.failed(at(51), address), Verdict::AlreadyBanned);
+        assert_eq!(bans.failed(at(50), address, false), Verdict::NowBanned);
+        assert_eq!(bans.failed(at(51), address, false), Verdict::AlreadyBanned);
         bans.expire(at(109));
         assert!(bans.is_banned(address));
         bans.expire(at(110));
@@ -110,7 +114,10 @@ mod tests {
         let mut bans = Bans::new();
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         for round in 0..20 {
-            assert_ne!(bans.failed(at(round * 20), address), Verdict::NowBanned);
+            assert_ne!(
+                bans.failed(at(round * 20), address, false),
+                Verdict::NowBanned
+            );
         }
     }
 
@@ -118,8 +125,8 @@ mod tests {
     fn an_ipv6_neighbour_shares_the_ban_an_ipv4_one_does_not() {
         let mut bans = Bans::new();
         for _ in 0..limits::BAN_FAILURES {
-            bans.failed(at(0), "2001:db8::1".parse().unwrap());
-            bans.failed(at(0), "::ffff:192.0.2.1".parse().unwrap());
+            bans.failed(at(0), "2001:db8::1".parse().unwrap(), false);
+            bans.failed(at(0), "::ffff:192.0.2.1".parse().unwrap(), false);
         }
         for (address, banned) in [
             ("2001:db8::ffff:1", true),
@@ -140,10 +147,10 @@ mod tests {
         let mut bans = Bans::new();
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         for second in [0, 50, 55, 58, 61] {
-            assert_ne!(bans.failed(at(second), address), Verdict::NowBanned);
+            assert_ne!(bans.failed(at(second), address, false), Verdict::NowBanned);
         }
         assert_eq!(
-            bans.failed(at(62), address),
+            bans.failed(at(62), address, false),
             Verdict::NowBanned,
             "five in 12 seconds"
         );
@@ -161,10 +168,21 @@ mod tests {
         let mut bans = Bans::new();
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         for _ in 0..1000 {
-            bans.failed(at(0), address);
+            bans.failed(at(0), address, false);
         }
         let times = bans.failures.get(address).unwrap();
         assert_eq!(u32::try_from(times.len()), Ok(limits::BAN_FAILURES));
+    }
+
+    #[test]
+    fn an_exempt_address_stays_one_failure_short() {
+        let mut bans = Bans::new();
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        for _ in 0..20 {
+            assert_ne!(bans.failed(at(0), address, true), Verdict::NowBanned);
+            assert!(!bans.is_banned(address));
+        }
+        assert_eq!(bans.failed(at(1), address, false), Verdict::NowBanned);
     }
 
     #[test]
@@ -172,7 +190,7 @@ mod tests {
         let mut bans = Bans::new();
         let most = u32::try_from(limits::BAN_TABLE).unwrap();
         for n in 0..=most {
-            bans.failed(at(u64::from(n) / 1000), IpAddr::V4(n.into()));
+            bans.failed(at(u64::from(n) / 1000), IpAddr::V4(n.into()), false);
         }
         let kept = |n: u32| bans.failures.get(IpAddr::V4(n.into())).is_some();
         assert!(!kept(0), "the oldest made room");

@@ -30,8 +30,9 @@ impl HalfOpen {
         self.conns.len()
     }
 
-    pub(super) fn insert(&mut self, conn: ConnId, from: IpAddr) -> Admission {
-        let evicted = self.make_room(from);
+    /// One more, of at most `most` from its address.
+    pub(super) fn insert(&mut self, conn: ConnId, from: IpAddr, most: usize) -> Admission {
+        let evicted = self.make_room(from, most);
         self.conns.insert(conn, from);
         let same = self.by_address.entry(subject(from)).or_default();
         same.insert(conn);
@@ -62,9 +63,9 @@ impl HalfOpen {
         self.conns.get(&conn).copied()
     }
 
-    fn make_room(&mut self, from: IpAddr) -> Option<ConnId> {
+    fn make_room(&mut self, from: IpAddr, most: usize) -> Option<ConnId> {
         let same = self.by_address.get(&subject(from));
-        let oldest = match same.filter(|same| same.len() >= limits::HALF_OPEN_PER_ADDRESS) {
+        let oldest = match same.filter(|same| same.len() >= most) {
             Some(same) => same.first().copied(),
             None if self.conns.len() >= limits::HALF_OPEN => {
                 self.conns.first_key_value().map(|(&conn, _)| conn)

@@ -3,15 +3,24 @@
 //!
 //! A connection at the tunnel port is *half-open* from [`Input::Accepted`] until it turns into a
 //! control connection ([`Output::Welcome`]), a data connection ([`Output::Data`]) or ends.
+//!
+//! Sessions are told apart by name, and their data connections by a signed preface; or, for peers
+//! that cannot sign, by the client's address, one session each ([`Input::Addressed`]). Of such a
+//! session silent connections are data connections ([`Input::Silent`]); each gets an id
+//! ([`Output::Numbered`]), but the first may be the control channel ([`Output::Control`]).
 
+mod addressed;
 mod bans;
 mod expiring;
 mod half_open;
 mod refusals;
+mod words;
 
 use alloc::collections::{BTreeMap, VecDeque};
 use core::net::IpAddr;
 
+use crate::demux::Expected;
+use crate::dialect::ControlOn;
 use crate::id::{ConnId, LinkId, Mint};
 use crate::limits;
 use crate::proof::DataSecret;
@@ -21,125 +30,12 @@ use crate::terms::{DataTls, InstanceId, SessionId};
 use crate::time::{Instant, earliest};
 use crate::wire::preface::Preface;
 
+pub use self::words::{Ending, Input, Notice, Output, Refusal};
+use addressed::{ByAddress, Numbering};
 use bans::{Bans, Verdict};
 use expiring::{Expiring, subject};
 use half_open::HalfOpen;
 use refusals::Refusals;
-
-/// What happens at the tunnel port.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// A connection was accepted; its id comes from [`Endpoint::next_conn`].
-    Accepted {
-        /// The new connection.
-        conn: ConnId,
-        /// The peer's address.
-        from: IpAddr,
-    },
-    /// A half-open connection ended, ran into its deadline or sent garbage.
-    Ended(ConnId),
-    /// A half-open connection sent a well-formed but wrong proof or token.
-    WrongProof(ConnId),
-    /// A half-open connection sent a `hello` whose proof is right.
-    Hello {
-        /// The control connection.
-        conn: ConnId,
-        /// The client's name for itself.
-        instance: InstanceId,
-        /// `D`, the secret of this session's data connections.
-        data_secret: DataSecret,
-    },
-    /// A half-open connection sent a data preface.
-    Preface {
-        /// The data connection.
-        conn: ConnId,
-        /// What it sent.
-        preface: Preface,
-        /// `X` of its own TLS, `None` without TLS. Good for nothing without `D`, so no secret.
-        exporter: Option<[u8; 32]>,
-    },
-    /// A data connection is no longer idle: a user took it, or it ended.
-    NotIdle(ConnId),
-    /// A session sent a line.
-    Heard(LinkId),
-    /// A session ended.
-    SessionEnded(LinkId),
-}
-
-/// What the endpoint wants done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Close this half-open connection, without a word; see [`Refusal::TooManyIdle`].
-    Close(ConnId, Refusal),
-    /// Answer `refuse` with the reason `auth`, then close.
-    Refuse(ConnId),
-    /// Answer `welcome`: the session is up.
-    Welcome {
-        /// The control connection.
-        conn: ConnId,
-        /// The new session.
-        link: LinkId,
-        /// Its name on the wire.
-        session: SessionId,
-    },
-    /// The data connection belongs to this session and is idle.
-    Data(ConnId, LinkId),
-    /// End this session: another takes its place.
-    EndSession(LinkId, Replaced),
-    /// Worth a line in the log.
-    Notice(Notice),
-}
-
-/// Why a half-open connection is closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Its address is banned.
-    #[error("address banned after wrong keys")]
-    Banned,
-    /// Newer connections need its place.
-    #[error("too many connections in handshake")]
-    HalfOpen,
-    /// No session of that name.
-    #[error("data connection of an unknown session")]
-    UnknownSession,
-    /// The tag does not match.
-    #[error("data connection with a wrong tag")]
-    WrongTag,
-    /// Its sequence number was seen before.
-    #[error("data connection replayed")]
-    Replayed,
-    /// It came plain where TLS is required, or the other way round.
-    #[error("data connection with the wrong tls mode")]
-    WrongTls,
-    /// Its session has `max` idle ones already, or all sessions have `max_total`, as far as this
-    /// end knows: a launch on another one may still be on its way, and a launch on this one, too.
-    /// If this end is egress, it withdraws the connection (`0x07`) instead of closing it without a
-    /// word, so that no user is lost.
-    #[error("too many idle data connections")]
-    TooManyIdle,
-}
-
-/// Why a session makes room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Replaced {
-    /// The same client instance opened another.
-    #[error("replaced by a new session of the same client")]
-    SameInstance,
-    /// [`limits::SESSIONS`] exist, and this one was silent longest.
-    #[error("dropped for a new session, 64 exist")]
-    Longest,
-}
-
-/// What an operator wants to know, once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// The first wrong key from this address for a while.
-    WrongKey(IpAddr),
-    /// This address is banned for [`limits::BAN_TIME`].
-    Banned(IpAddr),
-    /// Connections in handshake are at their limit. Said once until they were below half of it.
-    HalfOpenLimit,
-}
 
 /// What the endpoint is told once.
 #[derive(Clone, Copy, Debug)]
@@ -167,6 +63,7 @@ pub struct Endpoint {
     lately: Expiring<()>,
     sessions: BTreeMap<LinkId, Entry>,
     by_name: BTreeMap<SessionId, LinkId>,
+    by_address: ByAddress,
     /// Which session each idle data connection belongs to.
     idle: BTreeMap<ConnId, LinkId>,
     refusals: Refusals,
@@ -175,18 +72,31 @@ pub struct Endpoint {
 }
 
 struct Entry {
-    name: SessionId,
-    instance: InstanceId,
     from: IpAddr,
-    data_secret: DataSecret,
-    window: Window,
+    told_by: ToldBy,
     heard: Instant,
     idle: usize,
 }
 
+/// How a session's data connections are told.
+enum ToldBy {
+    Name {
+        name: SessionId,
+        instance: InstanceId,
+        data_secret: DataSecret,
+        window: Window,
+    },
+    Address(Numbering),
+}
+
 impl core::fmt::Debug for Entry {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Entry({}, {}, {})", self.name, self.instance, self.from)
+        match &self.told_by {
+            ToldBy::Name { name, instance, .. } => {
+                write!(f, "Entry({name}, {instance}, {})", self.from)
+            }
+            ToldBy::Address(numbering) => write!(f, "Entry({}, {numbering:?})", self.from),
+        }
     }
 }
 
@@ -204,6 +114,7 @@ impl Endpoint {
             lately: Expiring::new(limits::BAN_TABLE),
             sessions: BTreeMap::new(),
             by_name: BTreeMap::new(),
+            by_address: ByAddress::default(),
             idle: BTreeMap::new(),
             refusals: Refusals::default(),
             outputs: VecDeque::new(),
@@ -238,6 +149,13 @@ impl Endpoint {
                 preface,
                 exporter,
             } => self.on_preface(conn, &preface, exporter),
+            Input::Addressed { conn, control } => self.on_addressed(conn, control),
+            Input::Silent { conn, tls } => self.on_silent(conn, tls),
+            Input::Returned(link) => {
+                if self.sessions.contains_key(&link) {
+                    self.end(link, Ending::Returned);
+                }
+            }
             Input::NotIdle(conn) => {
                 let link = self.idle.remove(&conn);
                 if let Some(entry) = link.and_then(|link| self.sessions.get_mut(&link))
@@ -262,6 +180,9 @@ impl Endpoint {
             self.half_open.remove(conn);
             self.outputs.push_back(Output::Refuse(conn));
         }
+        while let Some((_, link)) = self.first_control_due().filter(|(due, _)| *due <= self.now) {
+            self.end(link, Ending::NoControl);
+        }
     }
 
     /// The next thing to do; `None` when all is done.
@@ -277,7 +198,18 @@ impl Endpoint {
             return Some(self.now);
         }
         let forget = earliest(self.bans.next_expiry(), self.lately.next_expiry());
-        earliest(self.refusals.next_due(), forget)
+        let control = self.first_control_due().map(|(due, _)| due);
+        earliest(earliest(self.refusals.next_due(), control), forget)
+    }
+
+    /// Which silent connections from this address are data connections.
+    #[must_use]
+    pub fn expected(&self, from: IpAddr) -> Expected {
+        match (self.by_address.get(from), self.config.tls) {
+            (None, _) => Expected::Nothing,
+            (Some(_), DataTls::Plain) => Expected::Plain,
+            (Some(_), DataTls::Pinned | DataTls::Verified) => Expected::Tls,
+        }
     }
 
     /// Sessions now.
@@ -299,7 +231,11 @@ impl Endpoint {
         if self.bans.is_banned(from) && !self.is_exempt(from) {
             return self.outputs.push_back(Output::Close(conn, Refusal::Banned));
         }
-        let admission = self.half_open.insert(conn, from);
+        let most = match self.expected(from) {
+            Expected::Nothing => limits::HALF_OPEN_PER_ADDRESS,
+            Expected::Plain | Expected::Tls => limits::HALF_OPEN_SILENT,
+        };
+        let admission = self.half_open.insert(conn, from, most);
         if let Some(oldest) = admission.evicted {
             self.refusals.remove(oldest);
             self.outputs
@@ -318,7 +254,8 @@ impl Endpoint {
         if self.refusals.contains(conn) {
             return;
         }
-        let verdict = self.bans.failed(self.now, from);
+        let exempt = self.is_exempt(from);
+        let verdict = self.bans.failed(self.now, from, exempt);
         if verdict == Verdict::First {
             self.outputs
                 .push_back(Output::Notice(Notice::WrongKey(from)));
@@ -326,7 +263,7 @@ impl Endpoint {
         if verdict == Verdict::NowBanned {
             self.outputs.push_back(Output::Notice(Notice::Banned(from)));
         }
-        if self.is_exempt(from) {
+        if exempt {
             self.refusals.delay(self.now, conn);
         } else {
             self.half_open.remove(conn);
@@ -335,48 +272,121 @@ impl Endpoint {
     }
 
     fn on_hello(&mut self, conn: ConnId, instance: InstanceId, data_secret: DataSecret) {
-        if self.refusals.contains(conn) {
-            return;
-        }
-        let Some(from) = self.half_open.remove(conn) else {
+        let Some(from) = self.leaves_half_open(conn) else {
             return;
         };
-        let older = self
-            .sessions
-            .iter()
-            .find(|(_, entry)| entry.instance == instance);
-        if let Some((&older, _)) = older {
-            self.replace(older, Replaced::SameInstance);
+        let same = |entry: &Entry| match &entry.told_by {
+            ToldBy::Name { instance: it, .. } => *it == instance,
+            ToldBy::Address(_) => false,
+        };
+        let older = self.sessions.iter().find(|(_, entry)| same(entry));
+        self.make_room(older.map(|(&link, _)| link), Ending::SameInstance);
+        let name = SessionId(self.rng.bytes());
+        let told_by = ToldBy::Name {
+            name,
+            instance,
+            data_secret,
+            window: Window::default(),
+        };
+        let link = self.welcome(conn, from, name, told_by);
+        self.by_name.insert(name, link);
+    }
+
+    fn on_addressed(&mut self, conn: ConnId, control: ControlOn) {
+        let Some(from) = self.leaves_half_open(conn) else {
+            return;
+        };
+        self.make_room(self.by_address.get(from), Ending::SameAddress);
+        let name = SessionId(self.rng.bytes());
+        let numbering = Numbering::new(&mut self.rng, conn, control, self.now);
+        let link = self.welcome(conn, from, name, ToldBy::Address(numbering));
+        self.by_address.insert(from, link);
+    }
+
+    /// Where it came from, if the connection may still become something.
+    fn leaves_half_open(&mut self, conn: ConnId) -> Option<IpAddr> {
+        if self.refusals.contains(conn) {
+            return None;
+        }
+        self.half_open.remove(conn)
+    }
+
+    /// Ends the session that a new one replaces, or the longest silent one if there are too many.
+    fn make_room(&mut self, older: Option<LinkId>, why: Ending) {
+        if let Some(older) = older {
+            self.end(older, why);
         } else if self.sessions.len() >= limits::SESSIONS {
             let longest = self.sessions.iter().min_by_key(|(_, entry)| entry.heard);
             if let Some((&longest, _)) = longest {
-                self.replace(longest, Replaced::Longest);
+                self.end(longest, Ending::Longest);
             }
         }
+    }
+
+    fn welcome(
+        &mut self,
+        conn: ConnId,
+        from: IpAddr,
+        session: SessionId,
+        told_by: ToldBy,
+    ) -> LinkId {
         let link = LinkId::from_number(self.links.next());
-        let name = SessionId(self.rng.bytes());
-        let heard = self.now;
-        let window = Window::default();
         let entry = Entry {
-            name,
-            instance,
             from,
-            data_secret,
-            window,
-            heard,
+            told_by,
+            heard: self.now,
             idle: 0,
         };
         self.sessions.insert(link, entry);
-        self.by_name.insert(name, link);
         self.outputs.push_back(Output::Welcome {
             conn,
             link,
-            session: name,
+            session,
         });
+        link
+    }
+
+    fn on_silent(&mut self, conn: ConnId, tls: bool) {
+        let Some(from) = self.leaves_half_open(conn) else {
+            return;
+        };
+        let output = match self.admit_silent(conn, from, tls) {
+            Ok(output) => output,
+            Err(why) => Output::Close(conn, why),
+        };
+        self.outputs.push_back(output);
+    }
+
+    fn admit_silent(&mut self, conn: ConnId, from: IpAddr, tls: bool) -> Result<Output, Refusal> {
+        if tls != (self.config.tls != DataTls::Plain) {
+            return Err(Refusal::WrongTls);
+        }
+        let in_all = self.idle.len();
+        let link = self.by_address.get(from).ok_or(Refusal::UnknownSession)?;
+        let entry = self
+            .sessions
+            .get_mut(&link)
+            .ok_or(Refusal::UnknownSession)?;
+        let ToldBy::Address(numbering) = &mut entry.told_by else {
+            return Err(Refusal::UnknownSession);
+        };
+        if !numbering.is_later(conn) {
+            return Err(Refusal::UnknownSession);
+        }
+        if numbering.control_due.take().is_some() {
+            return Ok(Output::Control(conn, link));
+        }
+        if entry.idle >= self.config.max || in_all >= self.config.max_total {
+            return Err(Refusal::TooManyIdle);
+        }
+        let id = numbering.mint();
+        entry.idle += 1;
+        self.idle.insert(conn, link);
+        Ok(Output::Numbered(conn, link, id))
     }
 
     fn on_preface(&mut self, conn: ConnId, preface: &Preface, exporter: Option<[u8; 32]>) {
-        if self.refusals.contains(conn) || self.half_open.remove(conn).is_none() {
+        if self.leaves_half_open(conn).is_none() {
             return;
         }
         let output = match self.admit(preface, exporter) {
@@ -401,10 +411,18 @@ impl Endpoint {
             .sessions
             .get_mut(&link)
             .ok_or(Refusal::UnknownSession)?;
-        if !preface.verify(&entry.data_secret, exporter.as_ref()) {
+        let ToldBy::Name {
+            data_secret,
+            window,
+            ..
+        } = &mut entry.told_by
+        else {
+            return Err(Refusal::UnknownSession);
+        };
+        if !preface.verify(data_secret, exporter.as_ref()) {
             return Err(Refusal::WrongTag);
         }
-        if !entry.window.accept(preface.seq) {
+        if !window.accept(preface.seq) {
             return Err(Refusal::Replayed);
         }
         if entry.idle >= self.config.max || self.idle.len() >= self.config.max_total {
@@ -414,14 +432,27 @@ impl Endpoint {
         Ok(link)
     }
 
-    fn replace(&mut self, link: LinkId, why: Replaced) {
+    fn first_control_due(&self) -> Option<(Instant, LinkId)> {
+        let due = |(link, entry): (&LinkId, &Entry)| match &entry.told_by {
+            ToldBy::Name { .. } => None,
+            ToldBy::Address(numbering) => Some((numbering.control_due?, *link)),
+        };
+        self.sessions.iter().filter_map(due).min()
+    }
+
+    fn end(&mut self, link: LinkId, why: Ending) {
         self.forget(link);
         self.outputs.push_back(Output::EndSession(link, why));
     }
 
     fn forget(&mut self, link: LinkId) {
         if let Some(entry) = self.sessions.remove(&link) {
-            self.by_name.remove(&entry.name);
+            match entry.told_by {
+                ToldBy::Name { name, .. } => {
+                    self.by_name.remove(&name);
+                }
+                ToldBy::Address(_) => self.by_address.remove(entry.from, link),
+            }
             self.idle.retain(|_, owner| *owner != link);
             let until = self.now.after(limits::BAN_TIME);
             self.lately.put(entry.from, until, ());
@@ -442,7 +473,10 @@ impl Endpoint {
         self.lately.expire(self.now);
         debug_assert!(self.half_open.len() <= limits::HALF_OPEN);
         debug_assert!(self.sessions.len() <= limits::SESSIONS);
-        debug_assert_eq!(self.sessions.len(), self.by_name.len());
+        debug_assert_eq!(
+            self.sessions.len(),
+            self.by_name.len() + self.by_address.len()
+        );
         debug_assert!(self.refusals.len() <= self.half_open.len());
     }
 }

@@ -242,6 +242,27 @@ fn a_neighbour_cannot_lock_out_a_client_that_restarts() {
 }
 
 #[test]
+fn no_ban_is_announced_where_none_takes_effect() {
+    let mut door = Door::new(DataTls::Plain);
+    let (link, _, _) = door.session(HERE, 1);
+    door.feed(Input::SessionEnded(link));
+    door.wait(59_000);
+    let here = HERE.parse().unwrap();
+    for n in 0..2 * limits::BAN_FAILURES {
+        let expected = (n == 0).then_some(Output::Notice(Notice::WrongKey(here)));
+        assert_eq!(door.wrong_proof(HERE), Vec::from_iter(expected));
+    }
+    door.wait(1_000);
+    assert_eq!(
+        refusal(&door.accept(HERE).1),
+        None,
+        "nor later, unannounced"
+    );
+    let outputs = door.wrong_proof(HERE);
+    assert!(outputs.contains(&Output::Notice(Notice::Banned(here))));
+}
+
+#[test]
 fn the_exemption_ends_a_minute_after_the_last_session() {
     let mut door = Door::new(DataTls::Plain);
     let (first, _, _) = door.session(HERE, 1);
@@ -257,6 +278,8 @@ fn the_exemption_ends_a_minute_after_the_last_session() {
     assert_eq!(refusal(&door.accept(HERE).1), None);
     assert_eq!(door.endpoint.poll_timeout(), Some(at(90_000)));
     door.wait(1);
+    assert_eq!(refusal(&door.accept(HERE).1), None, "no ban was announced");
+    door.wrong_proof(HERE);
     assert_eq!(refusal(&door.accept(HERE).1), Some(Refusal::Banned));
 }
 
@@ -302,7 +325,7 @@ fn a_restarted_client_never_waits_for_its_ghost() {
     let (ghost, _, _) = door.session(HERE, 1);
     let (other, _, _) = door.session(HERE, 2);
     let (_, _, outputs) = door.session(THERE, 1);
-    assert_eq!(outputs, [Output::EndSession(ghost, Replaced::SameInstance)]);
+    assert_eq!(outputs, [Output::EndSession(ghost, Ending::SameInstance)]);
     assert_ne!(ghost, other);
     assert_eq!(door.endpoint.sessions(), 2);
 }
@@ -318,7 +341,7 @@ fn the_longest_silent_session_makes_room_for_the_65th() {
     door.now += 1;
     door.feed(Input::Heard(links[0]));
     let (_, _, outputs) = door.session(HERE, 64);
-    assert_eq!(outputs, [Output::EndSession(links[1], Replaced::Longest)]);
+    assert_eq!(outputs, [Output::EndSession(links[1], Ending::Longest)]);
     assert_eq!(door.endpoint.sessions(), limits::SESSIONS);
 }
 
@@ -451,4 +474,207 @@ fn secrets_are_not_printed() {
     };
     let text = alloc::format!("{input:?}");
     assert!(text.contains("DataSecret(***)"), "{text}");
+}
+
+mod by_address {
+    use super::*;
+
+    const MAPPED: &str = "::ffff:192.0.2.1";
+
+    impl Door {
+        fn addressed(&mut self, from: &str, control: ControlOn) -> (LinkId, Vec<Output>) {
+            let (conn, _) = self.accept(from);
+            let mut outputs = self.feed(Input::Addressed { conn, control });
+            match outputs.pop() {
+                Some(Output::Welcome { link, .. }) => (link, outputs),
+                other => panic!("no welcome but {other:?}"),
+            }
+        }
+
+        fn silent(&mut self, from: &str, tls: bool) -> Vec<Output> {
+            let (conn, _) = self.accept(from);
+            self.feed(Input::Silent { conn, tls })
+        }
+
+        fn expects(&self, from: &str) -> Expected {
+            self.endpoint.expected(from.parse().unwrap())
+        }
+    }
+
+    #[test]
+    fn the_first_data_connection_is_the_control_channel_where_the_handshake_is_not() {
+        let mut door = Door::new(DataTls::Plain);
+        let (link, _) = door.addressed(HERE, ControlOn::DataConnection);
+        let first = door.silent(MAPPED, false);
+        assert!(
+            matches!(first[..], [Output::Control(_, of)] if of == link),
+            "{first:?}"
+        );
+        let mut ids = Vec::new();
+        for _ in 0..3 {
+            match door.silent(HERE, false)[..] {
+                [Output::Numbered(_, of, id)] if of == link => ids.push(id),
+                ref other => panic!("{other:?}"),
+            }
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), 3);
+        assert_eq!(door.wait(60_000), [], "and it was in time");
+
+        let (link, _) = door.addressed(THERE, ControlOn::Handshake);
+        let first = door.silent(THERE, false);
+        assert!(
+            matches!(first[..], [Output::Numbered(_, of, _)] if of == link),
+            "{first:?}"
+        );
+    }
+
+    #[test]
+    fn silence_from_elsewhere_or_in_the_wrong_mode_is_closed() {
+        for (tls, expected) in [
+            (DataTls::Plain, Expected::Plain),
+            (DataTls::Pinned, Expected::Tls),
+        ] {
+            let mut door = Door::new(tls);
+            assert_eq!(door.expects(HERE), Expected::Nothing);
+            door.addressed(MAPPED, ControlOn::Handshake);
+            assert_eq!(
+                (door.expects(HERE), door.expects(THERE)),
+                (expected, Expected::Nothing)
+            );
+            let inside = tls != DataTls::Plain;
+            let stranger = door.silent(THERE, inside);
+            assert_eq!(refusal(&stranger), Some(Refusal::UnknownSession));
+            let wrong = door.silent(HERE, !inside);
+            assert_eq!(refusal(&wrong), Some(Refusal::WrongTls));
+            assert_eq!(refusal(&door.silent(HERE, inside)), None);
+        }
+    }
+
+    #[test]
+    fn idle_ones_are_bounded_and_the_control_channel_is_none_of_them() {
+        let mut door = Door::new(DataTls::Plain);
+        let (link, _) = door.addressed(HERE, ControlOn::DataConnection);
+        door.silent(HERE, false);
+        let idle: Vec<Output> = (0..16).flat_map(|_| door.silent(HERE, false)).collect();
+        assert!(idle.iter().all(|it| matches!(it, Output::Numbered(..))));
+        let one_more = door.silent(HERE, false);
+        assert_eq!(refusal(&one_more), Some(Refusal::TooManyIdle));
+        let Output::Numbered(conn, ..) = idle[0] else {
+            panic!()
+        };
+        door.feed(Input::NotIdle(conn));
+        assert_eq!(refusal(&door.silent(HERE, false)), None);
+        door.feed(Input::SessionEnded(link));
+        assert_eq!(door.expects(HERE), Expected::Nothing);
+    }
+
+    #[test]
+    fn more_of_them_may_be_in_handshake_together() {
+        let mut door = Door::new(DataTls::Plain);
+        door.addressed(HERE, ControlOn::Handshake);
+        for _ in 0..limits::HALF_OPEN_SILENT {
+            assert_eq!(door.accept(HERE).1, []);
+        }
+        assert_eq!(refusal(&door.accept(HERE).1), Some(Refusal::HalfOpen));
+        for _ in 0..limits::HALF_OPEN_PER_ADDRESS {
+            assert_eq!(door.accept(THERE).1, [], "and there is room for others");
+        }
+    }
+
+    #[test]
+    fn a_client_that_restarts_wins_at_once() {
+        let mut door = Door::new(DataTls::Plain);
+        let (old, _) = door.addressed(HERE, ControlOn::DataConnection);
+        let (new, outputs) = door.addressed(MAPPED, ControlOn::Handshake);
+        assert_eq!(outputs, [Output::EndSession(old, Ending::SameAddress)]);
+        // The ghost's own end comes late and changes nothing.
+        door.feed(Input::SessionEnded(old));
+        let first = door.silent(HERE, false);
+        assert!(
+            matches!(first[..], [Output::Numbered(_, of, _)] if of == new),
+            "{first:?}"
+        );
+
+        assert_eq!(
+            door.feed(Input::Returned(new)),
+            [Output::EndSession(new, Ending::Returned)]
+        );
+        assert_eq!(door.feed(Input::Returned(new)), []);
+        assert_eq!(door.expects(HERE), Expected::Nothing);
+    }
+
+    #[test]
+    fn what_was_dialled_before_a_handshake_is_not_of_its_session() {
+        let mut door = Door::new(DataTls::Plain);
+        door.addressed(HERE, ControlOn::DataConnection);
+        let (of_the_old, _) = door.accept(HERE);
+        let (new, _) = door.addressed(HERE, ControlOn::DataConnection);
+        let (conn, tls) = (of_the_old, false);
+        let late = door.feed(Input::Silent { conn, tls });
+        assert_eq!(refusal(&late), Some(Refusal::UnknownSession));
+        let first = door.silent(HERE, false);
+        assert!(
+            matches!(first[..], [Output::Control(_, of)] if of == new),
+            "{first:?}"
+        );
+    }
+
+    #[test]
+    fn it_stands_beside_named_sessions_of_the_same_address() {
+        let mut door = Door::new(DataTls::Plain);
+        let (named, session, _) = door.session(HERE, 1);
+        let (addressed, outputs) = door.addressed(HERE, ControlOn::Handshake);
+        assert_eq!(outputs, []);
+        let silent = door.silent(HERE, false);
+        assert!(matches!(silent[..], [Output::Numbered(_, of, _)] if of == addressed));
+        let signed = door.preface(signed(session, 1, None), None);
+        assert!(matches!(signed[..], [Output::Data(_, of)] if of == named));
+        assert_eq!(door.endpoint.sessions(), 2);
+    }
+
+    #[test]
+    fn its_name_opens_nothing() {
+        let mut door = Door::new(DataTls::Plain);
+        let (conn, _) = door.accept(HERE);
+        let control = ControlOn::Handshake;
+        let outputs = door.feed(Input::Addressed { conn, control });
+        let [Output::Welcome { session, .. }] = outputs[..] else {
+            panic!("{outputs:?}")
+        };
+        let forged = door.preface(signed(session, 1, None), None);
+        assert_eq!(refusal(&forged), Some(Refusal::UnknownSession));
+    }
+
+    #[test]
+    fn a_session_whose_control_channel_never_comes_ends() {
+        let mut door = Door::new(DataTls::Plain);
+        let (link, _) = door.addressed(HERE, ControlOn::DataConnection);
+        assert_eq!(door.wait(9_999), []);
+        assert_eq!(door.wait(1), [Output::EndSession(link, Ending::NoControl)]);
+        assert_eq!(door.endpoint.sessions(), 0);
+    }
+
+    #[test]
+    fn too_many_sessions_cost_the_longest_silent_one() {
+        let mut door = Door::new(DataTls::Plain);
+        let (first, _) = door.addressed("198.51.100.0", ControlOn::Handshake);
+        door.now += 1;
+        for n in 1..limits::SESSIONS {
+            door.addressed(&alloc::format!("198.51.100.{n}"), ControlOn::Handshake);
+        }
+        let (_, outputs) = door.addressed(HERE, ControlOn::Handshake);
+        assert_eq!(outputs, [Output::EndSession(first, Ending::Longest)]);
+        assert_eq!(door.endpoint.sessions(), limits::SESSIONS);
+    }
+
+    #[test]
+    fn a_wrong_token_bans_as_a_wrong_proof_does() {
+        let mut door = Door::new(DataTls::Plain);
+        for _ in 0..limits::BAN_FAILURES {
+            door.wrong_proof(MAPPED);
+        }
+        assert_eq!(refusal(&door.accept(HERE).1), Some(Refusal::Banned));
+    }
 }

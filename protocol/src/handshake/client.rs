@@ -4,6 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{FirstLine, HandshakeError, Split, Step};
+use crate::dialect::Dialect;
 use crate::proof::{PreKey, Proof, Side};
 use crate::terms::{DataTls, Fingerprint, Flow, InstanceId, SessionId};
 use crate::time::{Duration, Instant};
@@ -63,16 +64,18 @@ pub struct AwaitWelcome {
 /// What the server said, and proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Established {
-    /// The session's name.
-    pub session: SessionId,
+    /// The session's name; `None` where sessions have none.
+    pub session: Option<SessionId>,
     /// Which end is ingress.
     pub flow: Flow,
     /// Most idle data connections.
     pub max: u32,
     /// How data connections are protected.
     pub tls: DataTls,
-    /// The leaf certificates in force.
+    /// The leaf certificates in force, where the handshake tells them.
     pub fingerprints: Vec<Fingerprint>,
+    /// How the session speaks.
+    pub dialect: Dialect,
     /// Bytes behind the `welcome`: the session's first input.
     pub rest: Vec<u8>,
 }
@@ -127,11 +130,12 @@ impl AwaitWelcome {
             });
         }
         Ok(Established {
-            session: welcome.session,
+            session: Some(welcome.session),
             flow: welcome.flow,
             max: welcome.max,
             tls,
             fingerprints: welcome.fingerprints,
+            dialect: Dialect::native(),
             rest,
         })
     }
@@ -199,7 +203,7 @@ mod tests {
             wait = next;
         }
         let slow = outcome(wait, b"\n").unwrap();
-        assert_eq!((slow.session, slow.max), (SessionId([2; 16]), 8));
+        assert_eq!((slow.session, slow.max), (Some(SessionId([2; 16])), 8));
         assert_eq!(slow.fingerprints, [Fingerprint([3; 32])]);
         assert_eq!(slow.rest, b"");
 

@@ -1,4 +1,7 @@
-//! The native handshake on a control connection, as typestates (`wire.md` §2.2).
+//! How a session begins, as typestates, and which generation a client tries (`wire.md` §1, §2.2).
+//!
+//! Here is the native handshake; those of the field are in [`legacy`], and all end in the same
+//! [`Established`]. [`probe`] is a client's memory of what a server speaks.
 //!
 //! ```text
 //! client   ClientHandshake::start ──hello──▶ AwaitWelcome ──welcome──▶ Established
@@ -11,6 +14,8 @@
 //! nothing else happens for it.
 
 mod client;
+pub mod legacy;
+pub mod probe;
 mod server;
 
 use alloc::vec::Vec;
@@ -19,6 +24,8 @@ pub use self::client::{AwaitWelcome, ClientHandshake, ClientHandshakeConfig, Est
 pub use self::server::{AwaitHello, ServerStep, VerifiedHello, WelcomeParams};
 use crate::limits;
 use crate::terms::DataTls;
+use crate::wire::classic::BadKey;
+use crate::wire::http::BadParams;
 use crate::wire::native::{BadLine, RefuseReason, VERSION};
 
 /// What some bytes led to.
@@ -51,6 +58,38 @@ pub enum HandshakeError {
         /// What the server said.
         offered: DataTls,
     },
+    /// The key does not work with the `classic` generation.
+    #[error(transparent)]
+    ClassicKey(#[from] BadKey),
+    /// Another answer than 200 or 401.
+    #[error("the server answered with http status {0}")]
+    HttpStatus(u16),
+    /// Not an HTTP head, or not the body expected with it.
+    #[error("the other end does not speak the http handshake")]
+    NotHttp,
+    /// A head above its limits.
+    #[error("the other end's http head or body is too long")]
+    HeadTooLong,
+    /// A request for another path.
+    #[error("a request for another path than `/`")]
+    NotThisPath,
+    /// A request with another method.
+    #[error("a request with another method than GET")]
+    NotThisMethod,
+    /// A request without a token, or with something that is none.
+    #[error("a request without a token")]
+    NoToken,
+    /// Not an XOR-ed line of the `classic` generation under this key.
+    #[error("the other end does not speak the classic handshake with this key")]
+    NotClassic,
+    /// `type` of the server's answer is not 0.
+    #[error("the server asks for a pool transport other than type=0, which is not offered")]
+    PoolType,
+    /// A 1.14 server with `tls=2` at ingress.
+    #[error(
+        "a 1.14 server with tls=2 serves nobody in a reverse tunnel: use tls=1 there,          or a server that speaks the native generation"
+    )]
+    ServesNobody,
     /// Something else than the expected line.
     #[error("the other end does not speak the native handshake")]
     Malformed,
@@ -89,6 +128,15 @@ impl From<BadLine> for HandshakeError {
             BadLine::TooLong => Self::TooLong,
             BadLine::Malformed => Self::Malformed,
             BadLine::Version { theirs } => Self::Version { theirs },
+        }
+    }
+}
+
+impl From<BadParams> for HandshakeError {
+    fn from(bad: BadParams) -> Self {
+        match bad {
+            BadParams::Malformed => Self::NotHttp,
+            BadParams::Transport => Self::PoolType,
         }
     }
 }

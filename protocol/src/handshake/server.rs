@@ -230,7 +230,7 @@ mod tests {
         let Step::Done(established) = client.handle_bytes(&answer).unwrap() else {
             panic!("a welcome is one line");
         };
-        assert_eq!(established.session, params().session);
+        assert_eq!(established.session, Some(params().session));
         assert_eq!(established.fingerprints, params().fingerprints);
         assert_eq!(established.tls, params().tls);
     }

@@ -11,6 +11,7 @@ fn config(min: usize, max: usize) -> Config {
         max,
         min_interval: Duration::from_millis(100),
         max_interval: Duration::from_secs(1),
+        control_wait: None,
     }
 }
 
@@ -52,6 +53,38 @@ fn it_fills_to_min_with_a_bounded_number_of_dials_and_then_rests() {
     let mut pool = self::pool(64, 1024);
     assert_eq!(fill(&mut pool, at(1)).len(), 64);
     assert_eq!(pool.poll_timeout(), None, "no timer at rest");
+}
+
+#[test]
+fn a_control_channel_that_never_comes_is_waited_for_only_so_long() {
+    let config = Config {
+        control_wait: Some(limits::ID_WAIT),
+        ..config(2, 64)
+    };
+    let due = at(0).after(limits::ID_WAIT);
+    for comes in [false, true] {
+        let mut pool = Pool::new(config, Mint::default(), Seed([7; 32]), at(0));
+        let wanted = dials(&drain(&mut pool));
+        assert_eq!(pool.poll_timeout(), Some(due));
+        pool.handle_input(at(1), Input::Opened(wanted[0]));
+        if comes {
+            pool.handle_input(at(2), Input::Control(wanted[1]));
+        }
+        pool.handle_timeout(due);
+        let told = drain(&mut pool).contains(&Output::NoControl);
+        assert_eq!((told, pool.poll_timeout()), (!comes, None));
+    }
+}
+
+#[test]
+fn a_dial_that_became_the_control_channel_is_made_up_for() {
+    let mut pool = pool(2, 64);
+    let wanted = dials(&drain(&mut pool));
+    pool.handle_input(at(1), Input::Control(wanted[1]));
+    assert_eq!(dials(&drain(&mut pool)).len(), 1);
+    assert_eq!(pool.poll_timeout(), None, "no failure");
+    pool.handle_input(at(2), Input::Opened(wanted[1]));
+    assert_eq!(pool.idle(), 0, "it is no data connection");
 }
 
 #[test]

@@ -33,6 +33,52 @@ pub fn encode(datagram: &[u8], out: &mut Vec<u8>) -> Result<(), TooLong> {
     Ok(())
 }
 
+/// How a session's datagrams go on a data connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Frames. A datagram above `max` bytes would make the peer drop the UDP session: it is dropped
+    /// and counted instead.
+    Framed {
+        /// The largest datagram that the peer takes.
+        max: usize,
+    },
+    /// One datagram per write, one per read of at most `max` bytes: boundaries survive only by luck.
+    Bare {
+        /// The largest datagram that the peer takes, and the most to read at once.
+        max: usize,
+    },
+}
+
+impl Form {
+    /// Between two of our own ends.
+    pub const NATIVE: Self = Self::Framed { max: DATAGRAM };
+
+    /// The largest datagram that the peer takes, in bytes.
+    #[must_use]
+    pub const fn max(self) -> usize {
+        match self {
+            Self::Framed { max } | Self::Bare { max } => max,
+        }
+    }
+
+    /// Appends `datagram` as it goes to the peer. An empty one leaves no trace without a frame.
+    ///
+    /// # Errors
+    /// When the peer does not take it; `out` is then unchanged.
+    pub fn encode(self, datagram: &[u8], out: &mut Vec<u8>) -> Result<(), TooLong> {
+        if datagram.len() > self.max() {
+            return Err(TooLong(datagram.len()));
+        }
+        match self {
+            Self::Framed { .. } => encode(datagram, out),
+            Self::Bare { .. } => {
+                out.extend_from_slice(datagram);
+                Ok(())
+            }
+        }
+    }
+}
+
 /// A whole frame, cut off the front of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
@@ -58,9 +104,9 @@ pub fn split(bytes: &[u8]) -> Result<Option<Frame<'_>>, TooLong> {
     Ok(frame.map(|(datagram, rest)| Frame { datagram, rest }))
 }
 
-/// A datagram longer than UDP over IPv4 can carry.
+/// A datagram longer than UDP over IPv4 can carry, or than the peer takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("datagram of {0} bytes; at most {DATAGRAM} are allowed")]
+#[error("datagram of {0} bytes is too long")]
 pub struct TooLong(pub usize);
 
 #[cfg(test)]
@@ -107,6 +153,17 @@ mod tests {
         assert_eq!(out.len(), FRAME);
         assert_eq!(header(usize::MAX), Err(TooLong(usize::MAX)));
         assert_eq!(split(&65_508_u16.to_be_bytes()), Err(TooLong(65_508)));
+    }
+
+    #[test]
+    fn what_a_peer_does_not_take_is_not_sent() {
+        let (framed, bare) = (Form::Framed { max: 5 }, Form::Bare { max: 5 });
+        for (form, bytes) in [(framed, &b"\x00\x05hello"[..]), (bare, b"hello")] {
+            let mut out = Vec::new();
+            form.encode(b"hello", &mut out).unwrap();
+            assert_eq!(form.encode(b"longer", &mut out), Err(TooLong(6)));
+            assert_eq!(out, bytes);
+        }
     }
 
     proptest! {

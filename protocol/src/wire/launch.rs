@@ -31,6 +31,17 @@ impl Launch {
         Self { transport, source }
     }
 
+    /// The launch of the user at `source` as a peer spelled it; what is not fit for a launch counts
+    /// as unknown.
+    #[must_use]
+    pub fn from_text(transport: Transport, source: &str) -> Self {
+        let source = if is_legal(source) { source } else { "" };
+        Self {
+            transport,
+            source: source.to_owned(),
+        }
+    }
+
     /// The user's address, if [`source`](Self::source) is one.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {

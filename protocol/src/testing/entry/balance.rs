@@ -22,10 +22,11 @@ pub fn run(data: &[u8]) {
     for pair in script.chunks_exact(2) {
         let &[what, amount] = pair else { return };
         let index = usize::from(amount % 9);
-        match what % 4 {
+        match what % 5 {
             0 => now = now.after(Duration::from_millis(u64::from(amount) * 16)),
             1 => balance.failed(now, index),
             2 => balance.succeeded(index, Duration::from_millis(amount.into())),
+            3 => balance.reached(index),
             _ => {
                 let mut order = balance.order(now);
                 order.sort_unstable();

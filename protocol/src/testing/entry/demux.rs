@@ -1,5 +1,5 @@
 use crate::config::Generations;
-use crate::demux::{self, Demux, Inside, Verdict};
+use crate::demux::{self, Demux, Expected, Inside, Verdict};
 use crate::proof::ALPN;
 use crate::terms::Generation;
 use crate::testing::script::Script;
@@ -9,7 +9,7 @@ use crate::time::{Duration, Instant};
 ///
 /// # Panics
 /// If a verdict depends on how the bytes arrive, changes, comes too late, or names a generation that
-/// is not allowed or not implemented.
+/// is not allowed.
 pub fn run(data: &[u8]) {
     let mut script = Script::new(data);
     let allowed = generations(script.u8());
@@ -20,7 +20,8 @@ pub fn run(data: &[u8]) {
     };
     let mut cuts = Script::new(script.bytes(4));
     let stream = script.rest();
-    let new = || Demux::new(allowed, Instant::default(), Duration::from_secs(5));
+    let (now, timeout) = (Instant::default(), Duration::from_secs(5));
+    let new = || Demux::new(allowed, Expected::Nothing, now, timeout);
 
     let whole = new().handle_bytes(stream);
     assert!(stream.len() < 4 || whole != Verdict::NeedMore);
@@ -33,9 +34,10 @@ pub fn run(data: &[u8]) {
     }
     assert_eq!(verdict, whole);
     match whole {
-        Verdict::Legacy(generation) => check(allowed, generation),
+        Verdict::Legacy(spoken) => check(allowed, spoken.generation()),
         Verdict::NativePreface => check(allowed, Generation::Native),
         Verdict::NeedMore | Verdict::Tls | Verdict::Close(_) => {}
+        Verdict::Silent => unreachable!("bytes are no silence"),
     }
 
     let whole = demux::after_tls(allowed, alpn, stream);
@@ -44,19 +46,20 @@ pub fn run(data: &[u8]) {
         assert!(early == Inside::NeedMore || early == whole);
     }
     match whole {
-        Inside::Legacy(generation) => check(allowed, generation),
+        Inside::Legacy(spoken) => check(allowed, spoken.generation()),
         Inside::Control | Inside::Preface => check(allowed, Generation::Native),
         Inside::NeedMore => assert!(stream.len() < 4),
         Inside::Close(_) => {}
+        Inside::Silent => unreachable!("bytes are no silence"),
     }
 }
 
 fn check(allowed: Generations, generation: Generation) {
-    assert!(allowed.allows(generation) && demux::supported(generation));
+    assert!(allowed.allows(generation));
 }
 
 /// A set that is never empty.
-fn generations(bits: u8) -> Generations {
+pub(super) fn generations(bits: u8) -> Generations {
     let mut chosen = Generation::ALL.into_iter().filter(|&g| bits >> g as u8 & 1 == 1);
     let first = chosen.next().map_or(Generations::AUTO, Generations::only);
     chosen.fold(first, Generations::with)

@@ -3,11 +3,12 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::endpoint::{Config, Endpoint, Input, Notice, Output};
+use crate::dialect::ControlOn;
 use crate::id::{ConnId, LinkId};
 use crate::limits;
 use crate::proof::DataSecret;
 use crate::rng::Seed;
-use crate::terms::{DataTls, InstanceId, SessionId};
+use crate::terms::{DataId, DataTls, InstanceId, SessionId};
 use crate::testing::contract::{Machine, check_after_mutation};
 use crate::testing::script::Script;
 use crate::time::Instant;
@@ -34,6 +35,11 @@ pub fn run(data: &[u8]) {
         sessions: BTreeMap::new(),
         idle: BTreeMap::new(),
         asked: None,
+        silent: None,
+        control: None,
+        from: BTreeMap::new(),
+        numbers: BTreeMap::new(),
+        addressed: BTreeSet::new(),
         admitted: BTreeSet::new(),
         banned: BTreeMap::new(),
         exempt: BTreeMap::new(),
@@ -59,6 +65,16 @@ struct Run {
     idle: BTreeMap<ConnId, LinkId>,
     /// The preface that was just sent, and whether it is good.
     asked: Option<(Preface, bool)>,
+    /// The connection that was just silent, its address, and whether inside TLS.
+    silent: Option<(ConnId, bool)>,
+    /// The handshake that just came, and whether its connection goes on.
+    control: Option<ControlOn>,
+    /// Where each half-open connection came from, in full.
+    from: BTreeMap<ConnId, IpAddr>,
+    /// Of sessions by address: where it is, whether its control channel is yet to come, its ids.
+    numbers: BTreeMap<LinkId, (IpAddr, bool, BTreeSet<DataId>)>,
+    /// Where there was such a session at some time.
+    addressed: BTreeSet<IpAddr>,
     admitted: BTreeSet<(SessionId, u64)>,
     /// Until when.
     banned: BTreeMap<IpAddr, Instant>,
@@ -69,9 +85,11 @@ struct Run {
 
 impl Run {
     fn step(&mut self, script: &mut Script<'_>, now: &mut Instant) {
-        let input = match script.u32_below(10) {
+        let input = match script.u32_below(12) {
             0..3 => self.accept(script),
             3 => self.hello(script),
+            9 => self.addressed(script),
+            10 => self.silent(script),
             4 | 5 => self.preface(script),
             6 => {
                 let Some(conn) = pick(&self.half_open, script) else { return };
@@ -89,6 +107,7 @@ impl Run {
             }
             8 => match pick(&self.sessions, script) {
                 Some(link) if script.bool() => Input::Heard(link),
+                Some(link) if script.u8() > 200 => Input::Returned(link),
                 Some(link) => {
                     self.end(link);
                     Input::SessionEnded(link)
@@ -105,15 +124,19 @@ impl Run {
         self.endpoint.handle_input(*now, input);
         self.drain();
         self.asked = None;
+        self.silent = None;
+        self.control = None;
     }
 
     fn accept(&mut self, script: &mut Script<'_>) -> Input {
         let conn = self.endpoint.next_conn();
         let from = match script.u8() % 6 {
-            n @ 0..4 => Ipv4Addr::new(192, 0, 2, n).into(),
+            n @ 0..3 => Ipv4Addr::new(192, 0, 2, n).into(),
+            3 => Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped().into(),
             n => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n.into()).into(),
         };
         self.half_open.insert(conn, subject(from));
+        self.from.insert(conn, from);
         Input::Accepted { conn, from }
     }
 
@@ -121,6 +144,31 @@ impl Run {
         let conn = pick(&self.half_open, script).unwrap_or(ConnId::from_number(0));
         let instance = InstanceId([script.u8() % 80; 16]);
         Input::Hello { conn, instance, data_secret: secret() }
+    }
+
+    fn addressed(&mut self, script: &mut Script<'_>) -> Input {
+        let conn = pick(&self.half_open, script).unwrap_or(ConnId::from_number(0));
+        let control = if script.bool() { ControlOn::Handshake } else { ControlOn::DataConnection };
+        self.control = Some(control);
+        Input::Addressed { conn, control }
+    }
+
+    fn silent(&mut self, script: &mut Script<'_>) -> Input {
+        let conn = pick(&self.half_open, script).unwrap_or(ConnId::from_number(0));
+        let tls = (self.config.tls != DataTls::Plain) != (script.u8() > 240);
+        self.silent = Some((conn, tls));
+        Input::Silent { conn, tls }
+    }
+
+    /// A connection got an id of this session, or zero.
+    fn silent_of(&mut self, conn: ConnId, link: LinkId) -> &mut (IpAddr, bool, BTreeSet<DataId>) {
+        assert!(self.half_open.remove(&conn).is_some());
+        assert_eq!(self.silent, Some((conn, self.config.tls != DataTls::Plain)));
+        let from = self.from.get(&conn).map(IpAddr::to_canonical);
+        let of = self.numbers.get_mut(&link);
+        let of = of.unwrap_or_else(|| unreachable!("a session by address"));
+        assert_eq!(Some(of.0), from, "the client's own address only");
+        of
     }
 
     fn preface(&mut self, script: &mut Script<'_>) -> Input {
@@ -142,7 +190,7 @@ impl Run {
         }
         let is_good = shown == exporter
             && preface == Preface::new(&secret(), session, seq, exporter.as_ref())
-            && link.is_some();
+            && link.is_some_and(|link| !self.numbers.contains_key(&link));
         self.asked = Some((preface, is_good));
         Input::Preface { conn, preface, exporter: shown }
     }
@@ -156,6 +204,7 @@ impl Run {
             self.exempt.insert(from, self.now.after(limits::BAN_TIME));
         }
         self.idle.retain(|_, of| *of != link);
+        self.numbers.remove(&link);
     }
 
     fn is_exempt(&self, from: IpAddr) -> bool {
@@ -180,6 +229,13 @@ impl Run {
                 let from = from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
                 assert!(!from.is_unspecified(), "only a half-open one is welcome");
                 assert!(self.sessions.insert(link, (session, from)).is_none());
+                if let Some(control) = self.control.take() {
+                    let from = self.from.get(&conn).map_or(from, IpAddr::to_canonical);
+                    assert!(self.numbers.values().all(|of| of.0 != from), "one per address");
+                    self.addressed.insert(subject(from));
+                    let due = control == ControlOn::DataConnection;
+                    self.numbers.insert(link, (from, due, BTreeSet::new()));
+                }
             }
             Output::Data(conn, link) => {
                 assert!(self.half_open.remove(&conn).is_some());
@@ -187,6 +243,15 @@ impl Run {
                 let session = self.sessions.get(&link).map(|&(session, _)| session);
                 assert_eq!(session, Some(preface.session));
                 assert!(self.admitted.insert((preface.session, preface.seq)), "replayed");
+                self.idle.insert(conn, link);
+            }
+            Output::Control(conn, link) => {
+                let due = core::mem::take(&mut self.silent_of(conn, link).1);
+                assert!(due, "one control channel, where it is a data connection");
+            }
+            Output::Numbered(conn, link, id) => {
+                let of = self.silent_of(conn, link);
+                assert!(!of.1 && id != DataId::CONTROL && of.2.insert(id), "a new id");
                 self.idle.insert(conn, link);
             }
             Output::EndSession(link, _) => {
@@ -207,7 +272,11 @@ impl Run {
         for from in self.half_open.values() {
             let count = per_address.entry(from).or_insert(0);
             *count += 1;
-            assert!(*count <= limits::HALF_OPEN_PER_ADDRESS);
+            let most = match self.addressed.contains(from) {
+                true => limits::HALF_OPEN_SILENT,
+                false => limits::HALF_OPEN_PER_ADDRESS,
+            };
+            assert!(*count <= most);
         }
         assert_eq!(self.endpoint.sessions(), self.sessions.len());
         assert!(self.sessions.len() <= limits::SESSIONS);
@@ -247,8 +316,8 @@ fn secret() -> DataSecret {
 }
 
 fn subject(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.into(),
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();
             Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()

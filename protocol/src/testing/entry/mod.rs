@@ -32,12 +32,22 @@ entries! {
     handshake_client,
     /// A native client's first line.
     handshake_server,
+    /// Bytes of a data connection before its launch.
+    held,
+    /// Heads of the `http` handshake.
+    http_head,
     /// Users and idle connections.
     ingress,
     /// Launches and their answers.
     launch,
     /// Ingress between launch and answer.
     launching,
+    /// A legacy server's answer to a client.
+    legacy_client,
+    /// Lines of the legacy control channels.
+    legacy_line,
+    /// A legacy client's request.
+    legacy_server,
     /// Lines that arrive in pieces.
     line,
     /// Lines of the native control connection.
@@ -46,6 +56,8 @@ entries! {
     pool,
     /// Data prefaces.
     preface,
+    /// Which generation a client tries.
+    probe,
     /// PROXY headers.
     proxy_header,
     /// The token bucket.
@@ -54,6 +66,8 @@ entries! {
     reconnect,
     /// The replay window.
     replay,
+    /// A legacy session's data connections.
+    roster,
     /// One control channel.
     session,
     /// Users' first bytes.

@@ -14,7 +14,7 @@ use crate::time::Instant;
 /// # Panics
 /// If the contract is broken, more connections than `max` are idle or being opened, more than
 /// [`limits::DIALS_IN_FLIGHT`] dials run, an id is dialled twice, one that is not idle is closed,
-/// exhaustion is said twice, or a draining pool dials or keeps anything.
+/// exhaustion is said twice, a control channel is missed that is there or not awaited, or a draining pool dials or keeps anything.
 pub fn run(data: &[u8]) {
     let mut script = Script::new(data);
     let mut now = Instant::default();
@@ -23,6 +23,7 @@ pub fn run(data: &[u8]) {
         max: usize::from(script.u8()),
         min_interval: script.duration(),
         max_interval: script.duration(),
+        control_wait: script.bool().then(|| script.duration()),
     };
     let mut run = Run {
         pool: Pool::new(config, Mint::default(), Seed([7; 32]), now),
@@ -33,6 +34,7 @@ pub fn run(data: &[u8]) {
         closing: BTreeSet::new(),
         draining: false,
         exhausted: false,
+        awaits_control: config.control_wait.is_some(),
     };
     check_after_mutation(&mut run, now);
     while !script.is_empty() {
@@ -52,6 +54,8 @@ struct Run {
     closing: BTreeSet<ConnId>,
     draining: bool,
     exhausted: bool,
+    /// No connection became the control channel, and it was not said that none does.
+    awaits_control: bool,
 }
 
 impl Run {
@@ -67,7 +71,12 @@ impl Run {
             3 => {
                 let Some(conn) = pick(&self.dialing, script) else { return };
                 self.dialing.remove(&conn);
-                Input::DialFailed(conn)
+                if script.u8() < 240 {
+                    Input::DialFailed(conn)
+                } else {
+                    self.awaits_control = false;
+                    Input::Control(conn)
+                }
             }
             4 | 5 => {
                 let Some(conn) = pick(&self.idle, script) else { return };
@@ -106,11 +115,12 @@ impl Run {
         if known.iter().any(|set| set.contains(&conn)) {
             return Input::Demand(0);
         }
-        match script.u32_below(5) {
+        match script.u32_below(6) {
             0 => Input::Opened(conn),
             1 => Input::DialFailed(conn),
             2 => Input::Taken(conn),
             3 => Input::Ended(conn),
+            4 => Input::Control(conn),
             _ => Input::Withdrawn(conn),
         }
     }
@@ -130,6 +140,10 @@ impl Run {
             Output::Exhausted => {
                 assert!(!self.exhausted && !self.draining);
                 self.exhausted = true;
+            }
+            Output::NoControl => {
+                assert!(self.awaits_control && !self.draining);
+                self.awaits_control = false;
             }
         }
     }

@@ -1,15 +1,21 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::dialect::Dialect;
+use crate::handshake::legacy::{LegacyKeys, Spoken};
+use crate::key::TunnelKey;
 use crate::limits;
 use crate::session::{Input, Output, Session};
-use crate::terms::Fingerprint;
+use crate::proof::Side;
+use crate::terms::{DataId, DataTls, Fingerprint, Transport};
 use crate::testing::contract::{Machine, check_after_mutation};
 use crate::testing::script::Script;
 use crate::time::{Duration, Instant};
+use crate::wire::codec::Codec;
+use crate::wire::launch::Launch;
 use crate::wire::signal::Signal;
 
-/// Bytes: the report interval, then steps: signals and noise from the peer in pieces, signals to
+/// Bytes: the report interval, the dialect, then steps: signals and noise from the peer in pieces, signals to
 /// it, how much it reads, time, the end of the stream.
 ///
 /// # Panics
@@ -19,8 +25,11 @@ pub fn run(data: &[u8]) {
     let mut script = Script::new(data);
     let mut now = Instant::default();
     let interval = script.duration();
+    let dialect = dialect(&mut script);
+    let patience = dialect.capabilities.liveness.silence(interval);
     let mut run = Run {
-        session: Session::new(interval, now),
+        session: Session::new(&dialect, interval, now),
+        codec: dialect.codec,
         outputs: Vec::new(),
         ended: false,
         heard: now,
@@ -28,12 +37,13 @@ pub fn run(data: &[u8]) {
     while !script.is_empty() {
         run.step(&mut script, &mut now);
         check_after_mutation(&mut run, now);
-        run.check(interval, now);
+        run.check(patience, now);
     }
 }
 
 struct Run {
     session: Session,
+    codec: Codec,
     outputs: Vec<Output>,
     ended: bool,
     heard: Instant,
@@ -44,7 +54,7 @@ impl Run {
         match script.u32_below(8) {
             0 | 1 => {
                 let mut line = Vec::new();
-                signal(script).encode_line(&mut line);
+                self.codec.encode(&signal(script), &mut line);
                 let pieces = script.u32_below(4);
                 let at = usize::from(script.u8()) % line.len().max(1);
                 let (head, tail) = line.split_at(if pieces == 0 { at } else { 0 });
@@ -82,20 +92,24 @@ impl Run {
         self.session.control_sent(usize::MAX);
         self.session.handle_input(now, Input::Control(b"\n"));
         let mut ping = Vec::new();
-        Signal::Ping { seq }.encode_line(&mut ping);
+        self.codec.encode(&Signal::Ping { seq: Some(seq) }, &mut ping);
         let was_open = !self.ended && self.session.wants_control();
         self.session.handle_input(now, Input::Control(&ping));
         let mut pong = Vec::new();
-        Signal::Pong { seq }.encode_line(&mut pong);
+        self.codec.encode(&Signal::Pong { seq: Some(seq) }, &mut pong);
         assert!(!was_open || self.session.control_out().ends_with(&pong));
     }
 
-    fn check(&mut self, interval: Duration, now: Instant) {
+    fn check(&mut self, patience: Duration, now: Instant) {
         for output in self.outputs.drain(..) {
             match output {
                 Output::Heard => self.heard = now,
                 Output::Certificates(fp) => assert!(fp.len() <= limits::FINGERPRINTS),
                 Output::Leaving { reason, .. } => assert!(reason.len() <= limits::BYE_REASON),
+                Output::Launch { launch, .. } => {
+                    assert!(launch.source.len() <= limits::LAUNCH_SOURCE);
+                }
+                Output::Verify { .. } => {}
                 Output::RoundTrip(_) | Output::Demand(_) | Output::Flush => {}
                 Output::Skipped | Output::Closed(_) => {}
             }
@@ -108,7 +122,6 @@ impl Run {
             assert!(!self.session.wants_control());
             return;
         }
-        let patience = interval.max(Duration::from_millis(1)) * limits::SILENT_INTERVALS;
         assert!(now < self.heard.after(patience), "silence is the end");
         let next = self.session.poll_timeout();
         assert!(next.is_some_and(|next| next <= self.heard.after(patience)));
@@ -141,11 +154,25 @@ impl Machine for Run {
     }
 }
 
+fn dialect(script: &mut Script<'_>) -> Dialect {
+    let keys = LegacyKeys::new(&TunnelKey::new("KEY"), None);
+    let spoken = match script.u32_below(4) {
+        0 => return Dialect::native(),
+        1 => Spoken::Http,
+        2 => Spoken::Https,
+        _ => Spoken::Classic,
+    };
+    let dialect = keys.dialect(spoken, DataTls::Pinned, Side::Server);
+    dialect.unwrap_or_else(|_| Dialect::native())
+}
+
 fn signal(script: &mut Script<'_>) -> Signal {
-    match script.u32_below(6) {
-        0 => Signal::Ping { seq: script.u64() },
+    match script.u32_below(8) {
+        0 => Signal::Ping {
+            seq: Some(script.u64()),
+        },
         1 => Signal::Pong {
-            seq: script.u32_below(4).into(),
+            seq: Some(script.u32_below(4).into()),
         },
         2 => Signal::Demand { n: script.u32() },
         3 => Signal::Cert {
@@ -154,6 +181,17 @@ fn signal(script: &mut Script<'_>) -> Signal {
                 .collect(),
         },
         4 => Signal::Flush,
+        5 => Signal::Launch {
+            id: DataId(script.u32()),
+            launch: Launch::from_text(
+                if script.bool() { Transport::Tcp } else { Transport::Udp },
+                &String::from_utf8_lossy(script.bytes(16)),
+            ),
+        },
+        6 => Signal::Verify {
+            id: DataId(script.u32()),
+            fp: script.bool().then(|| Fingerprint(script.array())),
+        },
         _ => Signal::Bye {
             reason: String::from_utf8_lossy(script.bytes(8)).repeat(script.u8().into()),
             retry_ms: script.u64(),

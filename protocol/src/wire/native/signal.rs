@@ -10,11 +10,16 @@ use crate::limits;
 use crate::wire::signal::{BadSignal, Signal};
 
 impl Signal {
-    /// Appends the native line, `\n` included; at most [`limits::CONTROL_LINE`] bytes.
+    /// Appends the native line, `\n` included; at most [`limits::CONTROL_LINE`] bytes. Nothing for
+    /// what is said on data connections here.
     pub fn encode_line(&self, out: &mut Vec<u8>) {
         let wire = match self {
-            Self::Ping { seq } => SignalLine::Ping { seq: *seq },
-            Self::Pong { seq } => SignalLine::Pong { seq: *seq },
+            Self::Ping { seq } => SignalLine::Ping {
+                seq: seq.unwrap_or(0),
+            },
+            Self::Pong { seq } => SignalLine::Pong {
+                seq: seq.unwrap_or(0),
+            },
             Self::Demand { n } => SignalLine::Demand { n: *n },
             Self::Cert { fp } => SignalLine::Cert {
                 fp: fingerprints_out(fp),
@@ -24,6 +29,7 @@ impl Signal {
                 reason: clip(reason, limits::BYE_REASON),
                 retry_ms: *retry_ms,
             },
+            Self::Launch { .. } | Self::Verify { .. } => return,
         };
         write_line(&wire, out);
     }
@@ -43,8 +49,8 @@ impl Signal {
         };
         let bad = BadSignal::Fields(action);
         let signal = match read_line(line).map_err(|_| bad)? {
-            SignalLine::Ping { seq } => Self::Ping { seq },
-            SignalLine::Pong { seq } => Self::Pong { seq },
+            SignalLine::Ping { seq } => Self::Ping { seq: Some(seq) },
+            SignalLine::Pong { seq } => Self::Pong { seq: Some(seq) },
             SignalLine::Demand { n } => Self::Demand { n },
             SignalLine::Cert { fp } => Self::Cert {
                 fp: fingerprints_in(&fp).ok_or(bad)?,
@@ -106,8 +112,14 @@ mod tests {
     fn golden_lines() {
         let cert = format!("{{\"action\":\"cert\",\"fp\":[\"{}\"]}}\n", "0f".repeat(32));
         for (signal, text) in [
-            (Signal::Ping { seq: 7 }, "{\"action\":\"ping\",\"seq\":7}\n"),
-            (Signal::Pong { seq: 7 }, "{\"action\":\"pong\",\"seq\":7}\n"),
+            (
+                Signal::Ping { seq: Some(7) },
+                "{\"action\":\"ping\",\"seq\":7}\n",
+            ),
+            (
+                Signal::Pong { seq: Some(7) },
+                "{\"action\":\"pong\",\"seq\":7}\n",
+            ),
             (Signal::Demand { n: 3 }, "{\"action\":\"demand\",\"n\":3}\n"),
             (
                 Signal::Cert {
@@ -137,7 +149,7 @@ mod tests {
         );
         assert_eq!(
             Signal::decode_line(br#"{"x":1,"seq":9,"action":"ping"}"#),
-            Ok(Some(Signal::Ping { seq: 9 }))
+            Ok(Some(Signal::Ping { seq: Some(9) }))
         );
         assert_eq!(
             Signal::decode_line(br#"{"action":"flush","why":null}"#),
@@ -185,8 +197,8 @@ mod tests {
 
     fn signal() -> impl Strategy<Value = Signal> {
         prop_oneof![
-            any::<u64>().prop_map(|seq| Signal::Ping { seq }),
-            any::<u64>().prop_map(|seq| Signal::Pong { seq }),
+            any::<u64>().prop_map(|seq| Signal::Ping { seq: Some(seq) }),
+            any::<u64>().prop_map(|seq| Signal::Pong { seq: Some(seq) }),
             any::<u32>().prop_map(|n| Signal::Demand { n }),
             prop::collection::vec(any::<[u8; 32]>().prop_map(Fingerprint), 0..=16)
                 .prop_map(|fp| Signal::Cert { fp }),
