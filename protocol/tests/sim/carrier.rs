@@ -1,9 +1,11 @@
 //! The data connections of one node, from idle to the end of their relay, at either end.
 
+mod numbered;
 mod pump;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use protocol::handshake::legacy::{Held, LegacyKeys};
 use protocol::id::{ConnId, LinkId};
 use protocol::launching::Launching;
 use protocol::limits;
@@ -26,6 +28,16 @@ pub(crate) struct Ctx<'a> {
     pub(crate) plan: &'a Plan,
 }
 
+impl Ctx<'_> {
+    /// The connection that a signal announced the user on failed at ingress.
+    fn end_broken_off(&mut self, user: usize, excused: bool) {
+        // What crosses a launch was on its way before, so it comes soon.
+        let lost = !self.net.is_faulty() && !self.oracle.is_fresh(user, self.now);
+        assert!(!lost, "the launch of user {user} was lost");
+        self.oracle.end_broken_off(self.plan, user, excused);
+    }
+}
+
 /// What the node's machines have to know.
 #[derive(Debug)]
 pub(crate) enum News {
@@ -37,6 +49,12 @@ pub(crate) enum News {
     Withdrawn(LinkId, ConnId),
     /// A launch was withdrawn.
     Again(usize),
+    /// A numbered connection without a launch showed bytes, or its end.
+    Early(LinkId, ConnId),
+    /// A numbered connection is gone, or what was served on it has ended.
+    Gone(LinkId, ConnId),
+    /// The client of this session restarted.
+    Returned(LinkId),
 }
 
 #[derive(Debug)]
@@ -46,12 +64,15 @@ struct Use {
     state: State,
     /// The session died unclean: when to give up waiting for the peer.
     orphan: Option<Instant>,
+    /// Its launch is a signal.
+    numbered: bool,
 }
 
 #[derive(Debug)]
 enum State {
     IdleIngress,
     IdleEgress(Vec<u8>),
+    Numbered(Waiting),
     Launching(usize, Launching),
     Dialing {
         user: usize,
@@ -61,6 +82,18 @@ enum State {
     Ingress(Relay),
     Egress(Relay),
     Linger(Instant),
+}
+
+/// A numbered connection without a launch.
+#[derive(Debug, Default)]
+struct Waiting {
+    held: Held,
+    /// It showed bytes, or its end.
+    early: bool,
+    /// The certificate check has it.
+    claimed: bool,
+    /// It was reset; whether a fault did that.
+    reset: Option<bool>,
 }
 
 /// A relay, seen from one end: what goes out, and whether each way has ended.
@@ -74,6 +107,10 @@ struct Relay {
 
 #[derive(Default)]
 pub(crate) struct Carrier {
+    /// At a server: how it knows a client that restarted.
+    returning: Option<LegacyKeys>,
+    /// Whether peers launch users here.
+    is_egress: bool,
     uses: BTreeMap<Sock, Use>,
     /// How much of each user's or target's bytes was read.
     taken: BTreeMap<usize, usize>,
@@ -83,12 +120,26 @@ pub(crate) struct Carrier {
 }
 
 impl Carrier {
+    pub(crate) fn new(returning: Option<LegacyKeys>, is_egress: bool) -> Self {
+        Self {
+            returning,
+            is_egress,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.uses.is_empty() && self.waiting.is_empty()
     }
 
     pub(crate) fn idle(&self, link: LinkId) -> usize {
-        let idle = |it: &&Use| it.link == link && is_idle(&it.state);
+        let idle = |it: &&Use| {
+            let waits = match &it.state {
+                State::Numbered(it) => !it.claimed && (self.is_egress || !it.early),
+                state => is_idle(state),
+            };
+            it.link == link && waits
+        };
         self.uses.values().filter(idle).count()
     }
 
@@ -97,15 +148,26 @@ impl Carrier {
         self.uses.values().any(launching)
     }
 
-    pub(crate) fn add_idle(&mut self, sock: Sock, link: LinkId, conn: ConnId, ingress: bool) {
-        let state = if ingress {
-            State::IdleIngress
-        } else {
+    /// All that a session's roster may have to know of.
+    pub(crate) fn numbered(&self, link: LinkId) -> usize {
+        let of_link = |it: &&Use| it.link == link && it.numbered;
+        self.uses.values().filter(of_link).count()
+    }
+
+    pub(crate) fn add_idle(&mut self, sock: Sock, link: LinkId, conn: ConnId) {
+        let state = if self.is_egress {
             State::IdleEgress(Vec::new())
+        } else {
+            State::IdleIngress
         };
+        self.add(sock, link, conn, state);
+    }
+
+    fn add(&mut self, sock: Sock, link: LinkId, conn: ConnId, state: State) {
         let it = Use {
             link,
             conn,
+            numbered: matches!(state, State::Numbered(_)),
             state,
             orphan: None,
         };
@@ -120,6 +182,7 @@ impl Carrier {
             conn: none.1,
             state,
             orphan: None,
+            numbered: false,
         };
         self.uses.insert(sock, it);
     }
@@ -141,8 +204,8 @@ impl Carrier {
             .waiting
             .remove(&user)
             .expect("a launch of a waiting user");
-        let source = ([10, 0, 0, 1], user as u16).into();
-        let launch = Launch::new(Transport::Tcp, source);
+        let launch = launch_of(user);
+        ctx.oracle.launched(sock, user, ctx.now);
         it.state = State::Launching(user, Launching::new(ctx.now, &launch, kept, eof));
         self.pump(ctx, sock);
     }
@@ -150,7 +213,8 @@ impl Carrier {
     /// Our own machine closes an idle connection; egress says so first.
     pub(crate) fn close_idle(&mut self, ctx: &mut Ctx<'_>, link: Option<LinkId>, conn: ConnId) {
         let is_it = |it: &Use| {
-            it.conn == conn && is_idle(&it.state) && link.is_none_or(|link| link == it.link)
+            let waits = is_idle(&it.state) || matches!(it.state, State::Numbered(_));
+            it.conn == conn && waits && link.is_none_or(|link| link == it.link)
         };
         if let Some((&sock, _)) = self.uses.iter().find(|(_, it)| is_it(it)) {
             self.close_idle_sock(ctx, sock);
@@ -164,7 +228,9 @@ impl Carrier {
         link: LinkId,
         clean: bool,
     ) -> Vec<ConnId> {
-        let idle = |it: &&Use| it.link == link && is_idle(&it.state);
+        let idle = |it: &&Use| {
+            it.link == link && (it.numbered || is_idle(&it.state)) && !is_busy(&it.state)
+        };
         let closed = self.uses.values().filter(idle).map(|it| it.conn).collect();
         let of_link = |(sock, it): (&Sock, &Use)| (it.link == link).then_some(*sock);
         let socks: Vec<Sock> = self.uses.iter().filter_map(of_link).collect();
@@ -184,7 +250,7 @@ impl Carrier {
             return;
         };
         match it.state {
-            State::IdleIngress => {
+            State::IdleIngress | State::Numbered(_) => {
                 ctx.net.close(sock);
                 self.uses.remove(&sock);
             }
@@ -204,11 +270,21 @@ impl Carrier {
     }
 
     pub(crate) fn reset(&mut self, ctx: &mut Ctx<'_>, sock: Sock) {
-        let Some(it) = self.uses.remove(&sock) else {
+        let Some(mut it) = self.uses.remove(&sock) else {
             return;
         };
         let tainted = ctx.net.is_tainted(sock);
         match it.state {
+            State::Numbered(ref mut waiting) => {
+                waiting.reset = Some(tainted);
+                if !core::mem::replace(&mut waiting.early, true) {
+                    self.news.push_back(News::Early(it.link, it.conn));
+                }
+                self.uses.insert(sock, it);
+            }
+            State::Ingress(Relay { user, .. }) if it.numbered => {
+                ctx.end_broken_off(user, tainted);
+            }
             State::IdleIngress | State::IdleEgress(_) => {
                 self.news.push_back(News::Lost(it.link, it.conn));
             }
@@ -217,6 +293,7 @@ impl Carrier {
             }
             State::Dialing { user, .. } | State::Egress(Relay { user, .. }) => {
                 ctx.oracle.target_is_cut(user, tainted);
+                self.over(&it);
             }
             State::Linger(_) => {}
         }
@@ -228,7 +305,7 @@ impl Carrier {
             State::Dialing { ready, .. } => Some(*ready),
             State::Linger(until) => Some(*until),
             State::Ingress(_) | State::Egress(_) => it.orphan,
-            State::IdleIngress | State::IdleEgress(_) => None,
+            State::IdleIngress | State::IdleEgress(_) | State::Numbered(_) => None,
         };
         self.uses.values().filter_map(due).min()
     }
@@ -263,7 +340,16 @@ impl Carrier {
 
     fn abort(&mut self, ctx: &mut Ctx<'_>, sock: Sock) {
         ctx.net.abort(sock);
-        self.uses.remove(&sock);
+        if let Some(it) = self.uses.remove(&sock) {
+            self.over(&it);
+        }
+    }
+
+    /// Whoever waits for the end of what a signal launched hears of it.
+    fn over(&mut self, it: &Use) {
+        if it.numbered && is_busy(&it.state) {
+            self.news.push_back(News::Gone(it.link, it.conn));
+        }
     }
 
     /// The target of a launch is dialled.
@@ -276,12 +362,19 @@ impl Carrier {
         };
         let (user, kept) = (*user, core::mem::take(kept));
         let refuses = ctx.plan.users[user].target_refuses;
+        if it.numbered && refuses {
+            self.news.push_back(News::Gone(it.link, it.conn));
+            self.uses.remove(&sock);
+            return ctx.net.close(sock);
+        }
         let status = if refuses {
             Status::Refused
         } else {
             Status::Connected
         };
-        ctx.net.write(sock, &[status.as_byte()]);
+        if !it.numbered {
+            ctx.net.write(sock, &[status.as_byte()]);
+        }
         if refuses {
             ctx.net.shutdown(sock);
             it.state = State::Linger(ctx.now.after(LINGER));
@@ -310,12 +403,26 @@ impl Carrier {
                 State::Dialing { user, .. } | State::Egress(Relay { user, .. }) => {
                     ctx.oracle.target_is_cut(user, true);
                 }
-                State::IdleIngress | State::IdleEgress(_) | State::Linger(_) => {}
+                State::IdleIngress
+                | State::IdleEgress(_)
+                | State::Numbered(_)
+                | State::Linger(_) => {}
             }
         }
     }
 }
 
+/// The launch of a user, who is known by its port.
+pub(crate) fn launch_of(user: usize) -> Launch {
+    Launch::new(Transport::Tcp, ([10, 0, 0, 1], user as u16).into())
+}
+
 fn is_idle(state: &State) -> bool {
     matches!(state, State::IdleIngress | State::IdleEgress(_))
+}
+
+/// Whether a user has the connection.
+fn is_busy(state: &State) -> bool {
+    let used = matches!(state, State::Launching(..) | State::Dialing { .. });
+    used || matches!(state, State::Ingress(_) | State::Egress(_))
 }

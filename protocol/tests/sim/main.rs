@@ -34,7 +34,7 @@ use std::env;
 use std::panic;
 use std::thread;
 
-use oracle::Ended;
+use oracle::{Ended, Event};
 use plan::Plan;
 use world::{Summary, World};
 
@@ -88,38 +88,50 @@ fn usual_seeds() -> u64 {
     if is_sim_profile { 2000 } else { 200 }
 }
 
-/// Runs `seeds` on every core: which of them failed, and how users ended in the others.
-fn sweep(seeds: u64) -> (Vec<u64>, BTreeMap<Ended, usize>) {
+/// Which seeds failed, how users ended in the others, and what happened there.
+#[derive(Default)]
+struct Sweep {
+    failed: Vec<u64>,
+    users: BTreeMap<Ended, usize>,
+    events: BTreeMap<Event, usize>,
+}
+
+/// Runs `seeds` on every core.
+fn sweep(seeds: u64) -> Sweep {
     let cores = thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let work = |first: u64| {
-        let (mut failed, mut users) = (Vec::new(), BTreeMap::new());
+        let mut part = Sweep::default();
         for seed in (first..seeds).step_by(cores as usize) {
             match panic::catch_unwind(|| run(seed, false)) {
-                Ok(summary) => add(&mut users, summary.users),
+                Ok(summary) => {
+                    add(&mut part.users, summary.users);
+                    add(&mut part.events, summary.events);
+                }
                 Err(_) => {
                     eprintln!("reproduce with SIM_SEED={seed}");
-                    failed.push(seed);
+                    part.failed.push(seed);
                 }
             }
         }
-        (failed, users)
+        part
     };
     thread::scope(|scope| {
         let spawn = |first| scope.spawn(move || work(first));
         let threads: Vec<_> = (0..cores).map(spawn).collect();
-        let (mut failed, mut users) = (Vec::new(), BTreeMap::new());
+        let mut all = Sweep::default();
         for thread in threads {
             let part = thread.join().unwrap();
-            failed.extend(part.0);
-            add(&mut users, part.1);
+            all.failed.extend(part.failed);
+            add(&mut all.users, part.users);
+            add(&mut all.events, part.events);
         }
-        (failed, users)
+        all
     })
 }
 
-fn add(all: &mut BTreeMap<Ended, usize>, part: BTreeMap<Ended, usize>) {
-    for (how, count) in part {
-        *all.entry(how).or_default() += count;
+fn add<K: Ord>(all: &mut BTreeMap<K, usize>, part: BTreeMap<K, usize>) {
+    for (what, count) in part {
+        *all.entry(what).or_default() += count;
     }
 }
 
@@ -129,10 +141,18 @@ fn every_seed_holds() {
         println!("{:?}", run(seed, true));
         return;
     }
-    let (failed, users) = sweep(variable("SIM_SEEDS").unwrap_or_else(usual_seeds));
-    println!("{users:?}");
+    let seeds = variable("SIM_SEEDS").unwrap_or_else(usual_seeds);
+    let Sweep {
+        failed,
+        users,
+        events,
+    } = sweep(seeds);
+    println!("{users:?} {events:?}");
     let first = failed.first();
     assert_eq!(first, None, "reproduce with SIM_SEED=n, one of {failed:?}");
+    let missed = Event::ALL.iter().filter(|it| !events.contains_key(it));
+    let missed: Vec<_> = missed.filter(|_| seeds >= 200).collect();
+    assert!(missed.is_empty(), "these never happened: {missed:?}");
     // Faults that hit nobody, or everybody, would prove nothing.
     let all: usize = users.values().sum();
     let served = users.get(&Ended::Served).copied().unwrap_or(0);
@@ -145,4 +165,17 @@ fn the_same_seed_is_the_same_run() {
         assert_eq!(run(seed, false), run(seed, false));
     }
     assert_ne!(run(0, false).trace, run(1, false).trace);
+}
+
+/// Its old session is not dead yet, its first word is late, and the server takes its silence for that
+/// of a data connection.
+#[test]
+fn a_legacy_client_that_restarts_wins_at_once() {
+    let mut returned = 0;
+    for seed in 0..60 {
+        let plan = Plan::restart(seed);
+        let summary = World::new(&plan, false).run();
+        returned += summary.events.get(&Event::Returned).copied().unwrap_or(0);
+    }
+    assert!(returned > 20, "only {returned} found their old session");
 }

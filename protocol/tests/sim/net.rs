@@ -2,10 +2,11 @@
 
 mod faults;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use protocol::rng::Rng;
+use protocol::terms::Fingerprint;
 use protocol::time::{Duration, Instant};
 
 use crate::plan::{Node, Plan};
@@ -27,6 +28,14 @@ impl Sock {
     pub(crate) fn peer(self) -> Self {
         Self(self.0 ^ 1)
     }
+}
+
+/// What is between TCP and the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layer {
+    Plain,
+    /// TLS, with the application protocol that both ends agreed on.
+    Tls(Option<&'static [u8]>),
 }
 
 /// What a node is told about one of its ends.
@@ -65,7 +74,7 @@ enum Event {
 
 struct Wire {
     from: IpAddr,
-    tls: bool,
+    layer: Layer,
     /// What each end exports from its TLS; different if somebody sits in the middle.
     secrets: [[u8; 32]; 2],
     ends: [End; 2],
@@ -96,6 +105,10 @@ pub(crate) struct Net {
     seq: u64,
     queue: BTreeMap<(Instant, u64), Event>,
     wires: BTreeMap<u64, Wire>,
+    /// Wires that were dialled for a handshake.
+    handshakes: BTreeSet<u64>,
+    /// Wires that were tainted and are no more.
+    gone: BTreeSet<u64>,
     minted: u64,
     pub(crate) server_up: bool,
     refusing: Instant,
@@ -116,6 +129,8 @@ impl Net {
             seq: 0,
             queue: BTreeMap::new(),
             wires: BTreeMap::new(),
+            handshakes: BTreeSet::new(),
+            gone: BTreeSet::new(),
             minted: 0,
             server_up: true,
             refusing: Instant::default(),
@@ -140,18 +155,19 @@ impl Net {
             Event::GiveUp(wire) => {
                 let socks = [Sock(wire * 2), Sock(wire * 2 + 1)];
                 let told = socks.map(|sock| self.tell(sock, Told::Reset(sock)));
-                self.wires.remove(&wire);
+                self.remove(wire);
                 told.into_iter().flatten().collect()
             }
         }
     }
 
     /// Dials the server's tunnel port.
-    pub(crate) fn dial(&mut self, node: Node, from: IpAddr, tls: bool) -> Sock {
+    pub(crate) fn dial(&mut self, node: Node, from: IpAddr, layer: Layer) -> Sock {
         let wire = self.minted;
         self.minted += 1;
         let secret = self.rng.bytes();
-        let in_the_middle = self.mitm > 0 && tls && self.rng.below(100) < self.mitm;
+        let in_the_middle =
+            self.mitm > 0 && layer != Layer::Plain && self.rng.below(100) < self.mitm;
         let other = if in_the_middle {
             self.rng.bytes()
         } else {
@@ -172,7 +188,7 @@ impl Net {
         ends[1].open = false;
         let entry = Wire {
             from,
-            tls,
+            layer,
             secrets: [secret, other],
             ends,
             dead: false,
@@ -185,6 +201,18 @@ impl Net {
         Sock(wire * 2)
     }
 
+    /// The same, to say something first.
+    pub(crate) fn dial_to_speak(&mut self, node: Node, from: IpAddr, layer: Layer) -> Sock {
+        let sock = self.dial(node, from, layer);
+        self.handshakes.insert(sock.wire());
+        sock
+    }
+
+    /// Whether the end that dialled is about to say something, whatever the other one takes it for.
+    pub(crate) fn is_to_speak(&self, sock: Sock) -> bool {
+        self.handshakes.contains(&sock.wire())
+    }
+
     /// 32 bytes from this end's TLS, by label.
     pub(crate) fn exporter(&self, sock: Sock, label: u8) -> [u8; 32] {
         let mut secret = self.wires[&sock.wire()].secrets[sock.side()];
@@ -192,13 +220,25 @@ impl Net {
         secret
     }
 
+    pub(crate) fn layer(&self, sock: Sock) -> Layer {
+        self.wires[&sock.wire()].layer
+    }
+
     pub(crate) fn is_tls(&self, sock: Sock) -> bool {
-        self.wires[&sock.wire()].tls
+        self.layer(sock) != Layer::Plain
+    }
+
+    /// The certificate that the server shows on this wire, as this end sees it.
+    pub(crate) fn leaf(&self, sock: Sock) -> Option<Fingerprint> {
+        let wire = &self.wires[&sock.wire()];
+        let forged = wire.secrets[0] != wire.secrets[1] && sock.side() == 0;
+        (wire.layer != Layer::Plain).then_some(Fingerprint([u8::from(forged); 32]))
     }
 
     /// Whether the network or a crash did something to this wire that excuses a loss.
     pub(crate) fn is_tainted(&self, sock: Sock) -> bool {
-        self.wires.get(&sock.wire()).is_none_or(|wire| wire.tainted)
+        let wire = self.wires.get(&sock.wire());
+        wire.map_or_else(|| self.gone.contains(&sock.wire()), |wire| wire.tainted)
     }
 
     /// Takes as many bytes as the window has room for, and says how many.
@@ -364,7 +404,13 @@ impl Net {
         };
         wire.ends[sock.side()].open = false;
         if wire.ends.iter().all(|end| !end.open) {
-            self.wires.remove(&sock.wire());
+            self.remove(sock.wire());
+        }
+    }
+
+    fn remove(&mut self, wire: u64) {
+        if self.wires.remove(&wire).is_some_and(|wire| wire.tainted) {
+            self.gone.insert(wire);
         }
     }
 

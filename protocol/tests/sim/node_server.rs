@@ -1,20 +1,23 @@
 //! The server: its door, its sessions, and its users if it is ingress.
 
+mod door;
 mod outputs;
+mod rosters;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
+use protocol::dialect::Dialect;
 use protocol::endpoint::{self, Endpoint};
-use protocol::handshake::{AwaitHello, ServerStep, VerifiedHello};
-use protocol::id::{ConnId, LinkId, UserId};
+use protocol::handshake::legacy::LegacyKeys;
+use protocol::id::{LinkId, UserId};
 use protocol::ingress::{self, Ingress};
-use protocol::proof::{DataSecret, PreKey};
+use protocol::key::TunnelKey;
+use protocol::proof::PreKey;
 use protocol::rng::Rng;
+use protocol::roster::Roster;
 use protocol::session::{self, Session};
-use protocol::terms::SessionId;
-use protocol::time::{Duration, Instant, earliest};
-use protocol::wire::preface::{self, Preface};
+use protocol::terms::{Flow, SessionId};
+use protocol::time::{Instant, earliest};
 use protocol::wire::signal::Signal;
 
 use crate::carrier::{Carrier, Ctx};
@@ -22,38 +25,27 @@ use crate::net::{Read, Sock, Told};
 use crate::oracle::Ended;
 use crate::plan::Plan;
 use crate::ring;
-
-/// From accept to a finished handshake.
-const HANDSHAKE: Duration = Duration::from_secs(5);
+use door::HalfOpen;
 
 pub(crate) struct Server {
     key: PreKey,
+    legacy_keys: LegacyKeys,
     endpoint: Endpoint,
     ingress: Ingress,
     half_open: BTreeMap<Sock, HalfOpen>,
     sessions: BTreeMap<LinkId, Link>,
+    /// Sessions whose control channel is yet to come.
+    announced: BTreeMap<LinkId, Dialect>,
     carrier: Carrier,
-}
-
-struct HalfOpen {
-    conn: ConnId,
-    deadline: Instant,
-    state: State,
-}
-
-enum State {
-    Hello(AwaitHello),
-    Preface(Vec<u8>),
-    Verified(VerifiedHello),
-    /// What to say when the door says no.
-    Refused(Vec<u8>),
-    Asked(Preface),
 }
 
 struct Link {
     sock: Sock,
     session: Session,
     name: SessionId,
+    dialect: Dialect,
+    /// Its data connections, where launches are signals.
+    roster: Option<Roster>,
     /// We said goodbye: what still comes is withdrawn.
     leaving: bool,
 }
@@ -71,11 +63,13 @@ impl Server {
         };
         Self {
             key: PreKey::from_bytes([7; 32]),
+            legacy_keys: legacy_keys(),
             endpoint: Endpoint::new(config, rng.seed(), now),
             ingress: Ingress::new(users, now),
             half_open: BTreeMap::new(),
             sessions: BTreeMap::new(),
-            carrier: Carrier::default(),
+            announced: BTreeMap::new(),
+            carrier: Carrier::new(Some(legacy_keys()), plan.flow == Flow::Forward),
         }
     }
 
@@ -84,7 +78,17 @@ impl Server {
     }
 
     pub(crate) fn sessions(&self) -> usize {
-        self.endpoint.sessions()
+        self.endpoint.sessions() - self.announced.len()
+    }
+
+    /// Whether no roster knows of more connections than there are.
+    pub(crate) fn is_well(&self) -> bool {
+        let fits = |(&link, it): (&LinkId, &Link)| {
+            let known = it.roster.as_ref().map_or(0, Roster::len);
+            // Both checks may be about the same connection, whose close overtakes the second one.
+            known <= self.carrier.numbered(link) + 1
+        };
+        self.sessions.iter().all(fits)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -112,11 +116,16 @@ impl Server {
     pub(crate) fn say(&mut self, ctx: &mut Ctx<'_>, signal: &Signal) {
         let links: Vec<LinkId> = self.sessions.keys().copied().collect();
         for link in links {
-            let it = self.sessions.get_mut(&link).expect("a session");
+            let Some(it) = self.sessions.get_mut(&link) else {
+                continue;
+            };
             let input = session::Input::Send(signal.clone());
             it.session.handle_input(ctx.now, input);
             flush_control(ctx, &mut it.session, it.sock);
-            if matches!(signal, Signal::Bye { .. }) {
+            if it.roster.is_some() && matches!(signal, Signal::Bye { .. }) {
+                // It has no word for that: the control channel just ends.
+                self.end_link(ctx, link, true);
+            } else if matches!(signal, Signal::Bye { .. }) {
                 it.leaving = true;
                 let gone = ingress::Input::SessionGone(link);
                 self.ingress.handle_input(ctx.now, gone);
@@ -132,26 +141,34 @@ impl Server {
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let mut due = earliest(self.endpoint.poll_timeout(), self.ingress.poll_timeout());
         due = earliest(due, self.carrier.poll_timeout());
-        due = earliest(due, self.half_open.values().map(|it| it.deadline).min());
-        let sessions = self
-            .sessions
-            .values()
-            .filter_map(|it| it.session.poll_timeout());
-        earliest(due, sessions.min())
+        due = earliest(due, self.half_open.values().map(HalfOpen::due).min());
+        let of_session = |it: &Link| {
+            let roster = it.roster.as_ref().and_then(Roster::poll_timeout);
+            earliest(it.session.poll_timeout(), roster)
+        };
+        earliest(due, self.sessions.values().filter_map(of_session).min())
     }
 
     pub(crate) fn handle_timeout(&mut self, ctx: &mut Ctx<'_>) {
         let now = ctx.now;
-        let late = self.half_open.iter().filter(|(_, it)| it.deadline <= now);
-        let late: Vec<Sock> = late.map(|(&sock, _)| sock).collect();
-        for sock in late {
-            self.drop_half_open(ctx, sock);
+        let due = self.half_open.iter().filter(|(_, it)| it.due() <= now);
+        let due: Vec<Sock> = due.map(|(&sock, _)| sock).collect();
+        for sock in due {
+            self.on_quiet(ctx, sock);
             self.settle(ctx);
         }
         let links: Vec<LinkId> = self.sessions.keys().copied().collect();
         for link in links {
             if let Some(it) = self.sessions.get_mut(&link) {
                 ring!(it.session, now);
+            }
+            self.settle(ctx);
+            if let Some(roster) = self
+                .sessions
+                .get_mut(&link)
+                .and_then(|it| it.roster.as_mut())
+            {
+                ring!(roster, now);
             }
             self.settle(ctx);
         }
@@ -174,22 +191,6 @@ impl Server {
             Told::Writable(sock) => self.carrier.pump(ctx, sock),
         }
         self.settle(ctx);
-    }
-
-    fn on_accepted(&mut self, ctx: &Ctx<'_>, sock: Sock, from: IpAddr) {
-        let conn = self.endpoint.next_conn();
-        let deadline = ctx.now.after(HANDSHAKE);
-        let state = State::Preface(Vec::new());
-        self.half_open.insert(
-            sock,
-            HalfOpen {
-                conn,
-                deadline,
-                state,
-            },
-        );
-        let input = endpoint::Input::Accepted { conn, from };
-        self.endpoint.handle_input(ctx.now, input);
     }
 
     fn on_gone(&mut self, ctx: &mut Ctx<'_>, sock: Sock) {
@@ -220,85 +221,6 @@ impl Server {
         }
     }
 
-    fn on_first_bytes(&mut self, ctx: &mut Ctx<'_>, sock: Sock) {
-        let Some(it) = self.half_open.get_mut(&sock) else {
-            return;
-        };
-        // Not beyond the preface: what follows belongs to whoever reads next.
-        let bytes = match ctx.net.read(sock, preface::LEN) {
-            Read::Empty => return,
-            Read::Bytes(bytes) => bytes,
-            Read::Fin => return self.drop_half_open(ctx, sock),
-        };
-        let unread = State::Refused(Vec::new());
-        let state = match core::mem::replace(&mut it.state, unread) {
-            State::Preface(buffer)
-                if buffer.is_empty() && bytes[0] == b'{' && ctx.net.is_tls(sock) =>
-            {
-                let exporter = ctx.net.exporter(sock, b'A');
-                let wait = AwaitHello::new(&self.key, &exporter, ctx.now, HANDSHAKE);
-                Self::on_hello(wait, &bytes)
-            }
-            State::Hello(wait) => Self::on_hello(wait, &bytes),
-            State::Preface(mut buffer) => {
-                // A write is cut into pieces, so a read may take bytes behind the preface.
-                buffer.extend(bytes);
-                Self::on_preface(buffer)
-            }
-            State::Verified(_) | State::Refused(_) | State::Asked(_) => None,
-        };
-        let Some(state) = state else {
-            return self.drop_half_open(ctx, sock);
-        };
-        it.state = state;
-        let conn = it.conn;
-        let input = match &it.state {
-            State::Verified(hello) => endpoint::Input::Hello {
-                conn,
-                instance: hello.instance,
-                data_secret: DataSecret::from_bytes(ctx.net.exporter(sock, b'D')),
-            },
-            State::Refused(_) => endpoint::Input::WrongProof(conn),
-            State::Asked(preface) => endpoint::Input::Preface {
-                conn,
-                preface: *preface,
-                exporter: ctx.net.is_tls(sock).then(|| ctx.net.exporter(sock, b'X')),
-            },
-            State::Hello(_) | State::Preface(_) => return self.on_first_bytes(ctx, sock),
-        };
-        self.endpoint.handle_input(ctx.now, input);
-    }
-
-    fn on_hello(wait: AwaitHello, bytes: &[u8]) -> Option<State> {
-        match wait.handle_bytes(bytes).ok()? {
-            ServerStep::NeedsInput(wait) => Some(State::Hello(wait)),
-            ServerStep::Verified(hello) => Some(State::Verified(hello)),
-            ServerStep::Refused { line, why } => {
-                assert!(why.counts_for_ban());
-                Some(State::Refused(line))
-            }
-        }
-    }
-
-    fn on_preface(buffer: Vec<u8>) -> Option<State> {
-        let magic = buffer.len().min(preface::MAGIC.len());
-        if buffer[..magic] != preface::MAGIC[..magic] {
-            return None;
-        }
-        match <&[u8; preface::LEN]>::try_from(&buffer[..]) {
-            Ok(bytes) => Preface::decode(bytes).ok().map(State::Asked),
-            Err(_) => (buffer.len() < preface::LEN).then_some(State::Preface(buffer)),
-        }
-    }
-
-    fn drop_half_open(&mut self, ctx: &mut Ctx<'_>, sock: Sock) {
-        if let Some(it) = self.half_open.remove(&sock) {
-            let input = endpoint::Input::Ended(it.conn);
-            self.endpoint.handle_input(ctx.now, input);
-            ctx.net.close(sock);
-        }
-    }
-
     fn end_link(&mut self, ctx: &mut Ctx<'_>, link: LinkId, clean: bool) {
         let Some(it) = self.sessions.remove(&link) else {
             return;
@@ -325,4 +247,9 @@ pub(crate) fn bye(retry_ms: u64) -> Signal {
         reason: "planned".into(),
         retry_ms,
     }
+}
+
+/// The tunnel's key in the words of the legacy generations.
+pub(crate) fn legacy_keys() -> LegacyKeys {
+    LegacyKeys::new(&TunnelKey::new("simulated"), None)
 }

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use protocol::terms::SessionId;
-use protocol::time::Instant;
+use protocol::terms::{Generation, SessionId};
+use protocol::time::{Duration, Instant};
 
+use crate::net::Sock;
 use crate::plan::{Plan, User};
 
 /// How a user ended; exactly one of these.
@@ -17,12 +18,45 @@ pub(crate) enum Ended {
     Expired,
     /// Too many waited.
     Refused,
+    /// Its connection was closed while its launch was on the way: a legacy egress cannot say that
+    /// it dialled nothing, so nobody repeats the launch.
+    Crossed,
     /// It left by itself.
     Left,
     /// The connection was lost on the way.
     Cut,
     /// Its ingress crashed.
     Crashed,
+}
+
+/// What only happens with legacy generations; a sweep must come upon each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Event {
+    /// A session of this generation is up, as both ends see it.
+    Up(Generation),
+    /// A client that restarted dialled into its old session, and ended it.
+    Returned,
+    /// Users' bytes came before their launch.
+    Overtook,
+    /// A launch came before egress knew its connection's id.
+    Parked,
+    /// A certificate check passed.
+    Matched,
+    /// One found somebody in the middle.
+    Mismatched,
+}
+
+impl Event {
+    /// All that a long sweep must come upon.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Up(Generation::Http),
+        Self::Up(Generation::Https),
+        Self::Up(Generation::Classic),
+        Self::Overtook,
+        Self::Parked,
+        Self::Matched,
+        Self::Mismatched,
+    ];
 }
 
 /// Which way bytes go.
@@ -35,6 +69,8 @@ pub(crate) enum Way {
 #[derive(Debug, Default)]
 struct Record {
     came: Option<Instant>,
+    /// When it was launched last.
+    launched: Option<Instant>,
     dialled: bool,
     up: usize,
     up_ended: bool,
@@ -44,16 +80,40 @@ struct Record {
     tainted: bool,
 }
 
+/// The longest way of a launch and back.
+const CROSSING: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
     users: BTreeMap<usize, Record>,
+    /// Whose bytes ingress writes on a wire.
+    launched: BTreeMap<Sock, usize>,
     admitted: BTreeSet<(SessionId, u64)>,
+    /// How often what happened.
+    pub(crate) events: BTreeMap<Event, usize>,
 }
 
 impl Oracle {
     pub(crate) fn came(&mut self, user: usize, now: Instant) {
         let before = self.record(user).came.replace(now);
         assert_eq!(before, None, "a user comes once");
+    }
+
+    pub(crate) fn happened(&mut self, event: Event) {
+        *self.events.entry(event).or_default() += 1;
+    }
+
+    /// Ingress launches the user on its end of a wire, which serves nobody else.
+    pub(crate) fn launched(&mut self, sock: Sock, user: usize, now: Instant) {
+        self.record(user).launched = Some(now);
+        let before = self.launched.insert(sock, user);
+        assert_eq!(before, None, "a connection serves two users");
+    }
+
+    /// Whose bytes come out of this end of a wire. Not every generation's launch names the user.
+    pub(crate) fn launched_at(&self, sock: Sock) -> usize {
+        let user = self.launched.get(&sock.peer());
+        *user.expect("a launch that no ingress sent")
     }
 
     /// Egress dials a target for the user: once, however often the launch was repeated.
@@ -64,7 +124,37 @@ impl Oracle {
             !record.dialled,
             "the target of user {user} is dialled twice"
         );
+        let told = [Ended::Crossed, Ended::Expired, Ended::Refused, Ended::Left];
+        let is_told = record.ended.is_some_and(|how| told.contains(&how));
+        assert!(!is_told, "the target of user {user} is dialled too late");
         record.dialled = true;
+    }
+
+    /// Whether an end of stream here is no end of what the target sent: it is how a legacy egress
+    /// says that it failed.
+    pub(crate) fn is_broken_off(&self, plan: &Plan, user: usize) -> bool {
+        let spec = &plan.users[user];
+        let record = &self.users[&user];
+        spec.target_refuses || !record.dialled || record.down < spec.down
+    }
+
+    /// Whether egress knows of the launch, or a close may still have crossed it.
+    pub(crate) fn is_fresh(&self, user: usize, now: Instant) -> bool {
+        let record = &self.users[&user];
+        let is_recent = |launched: Instant| now <= launched.after(CROSSING);
+        record.dialled || record.launched.is_some_and(is_recent)
+    }
+
+    /// The connection that a signal announced the user on failed at ingress.
+    pub(crate) fn end_broken_off(&mut self, plan: &Plan, user: usize, excused: bool) {
+        let dialled = self.record(user).dialled;
+        let how = match dialled {
+            _ if excused => Ended::Cut,
+            false => Ended::Crossed,
+            true if plan.users[user].target_refuses => Ended::Failed,
+            true => Ended::Cut,
+        };
+        self.end(user, how, excused);
     }
 
     /// Bytes arrived where they should: each once, in order, and as many as were sent.
@@ -102,7 +192,7 @@ impl Oracle {
         match how {
             Ended::Served => assert!(record.down_ended && record.dialled),
             Ended::Failed => assert!(record.dialled),
-            Ended::Expired | Ended::Refused | Ended::Left => {
+            Ended::Crossed | Ended::Expired | Ended::Refused | Ended::Left => {
                 assert!(!record.dialled, "user {user}: {how:?} though dialled");
             }
             Ended::Cut => assert!(excused, "user {user} was cut off without a fault"),
@@ -159,8 +249,10 @@ impl Oracle {
                 };
                 // A burst may be too much for a pool of next to nothing.
                 let is_crowded = plan.pool_max < 4 && ended == Some(Ended::Expired);
+                // Nor may a legacy connection that is closed because it is spare.
+                let is_crossed = plan.has_legacy() && ended == Some(Ended::Crossed);
                 assert!(
-                    ended == Some(fine) || is_crowded,
+                    ended == Some(fine) || is_crowded || is_crossed,
                     "user {user} on a calm day: {record:?}"
                 );
             }

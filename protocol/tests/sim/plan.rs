@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use protocol::config::Generations;
+use protocol::limits;
 use protocol::rng::{Rng, Seed};
-use protocol::terms::{DataTls, Flow};
+use protocol::terms::{DataTls, Flow, Generation};
 use protocol::time::{Duration, Instant};
 
 /// Who acts.
@@ -56,6 +58,10 @@ pub(crate) struct Plan {
     pub(crate) flow: Flow,
     pub(crate) tls: DataTls,
     pub(crate) clients: usize,
+    /// What each client may speak.
+    pub(crate) speak: Vec<Generations>,
+    /// Whether the first client, a legacy one, and the second, a native one, have one address.
+    pub(crate) neighbours: bool,
     pub(crate) pool_min: usize,
     pub(crate) pool_max: usize,
     pub(crate) report_interval: Duration,
@@ -65,12 +71,16 @@ pub(crate) struct Plan {
     /// Whether streams are cut into small pieces.
     pub(crate) pieces: bool,
     pub(crate) window: usize,
+    /// How long a client may take, in milliseconds, before it says its first word.
+    pub(crate) dawdles: u32,
     /// How many of 100 TLS connections have somebody in the middle.
     pub(crate) mitm: u32,
     pub(crate) users: Vec<User>,
     pub(crate) faults: Vec<(Instant, Fault)>,
     /// When the faults end.
     pub(crate) heal: Instant,
+    /// How long after that everything works again.
+    pub(crate) recovery: Duration,
 }
 
 impl Plan {
@@ -95,6 +105,8 @@ impl Plan {
                 DataTls::Pinned
             },
             clients,
+            speak: vec![Generations::only(Generation::Native); clients],
+            neighbours: false,
             pool_min,
             pool_max: pool_min + rng.below(24) as usize,
             report_interval: Duration::from_millis(1000 + u64::from(rng.below(4000))),
@@ -102,29 +114,107 @@ impl Plan {
             delay: 1 << rng.below(8),
             pieces: rng.below(2) == 0,
             window: if rng.below(3) == 0 { 512 } else { 65_536 },
+            dawdles: if rng.below(3) == 0 { 400 } else { 0 },
             mitm: if rng.below(8) == 0 { 30 } else { 0 },
             users: Vec::new(),
             faults: Vec::new(),
             heal: millis(safety),
+            recovery: Duration::ZERO,
         };
+        plan.mix_generations(&mut rng);
         plan.add_users(&mut rng, safety);
         plan.add_faults(&mut rng, safety);
         plan
     }
 
-    pub(crate) fn address(client: usize) -> IpAddr {
-        IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1 + client as u8))
+    /// One legacy client whose host is gone and comes back, on a calm day. Everything works again
+    /// before the silence of the old session would have ended it.
+    pub(crate) fn restart(seed: u64) -> Self {
+        let mut plan = Self::from_seed(seed);
+        let spoken = [Generation::Http, Generation::Https, Generation::Classic];
+        let spoken = spoken[seed as usize % 3];
+        // Silence in the clear means nothing where data connections are TLS, and the other way round.
+        plan.tls = match spoken {
+            Generation::Https => DataTls::Pinned,
+            _ => DataTls::Plain,
+        };
+        plan.speak = vec![Generations::only(spoken)];
+        (plan.clients, plan.neighbours, plan.mitm) = (1, false, 0);
+        plan.dawdles = 400;
+        plan.users.retain(|user| user.at >= plan.heal);
+        plan.users.truncate(1);
+        let crash = millis(10_000);
+        let (client, silent) = (0, true);
+        plan.faults = vec![(crash, Fault::CrashClient { client, silent })];
+        plan.heal = crash;
+        plan.recovery = limits::HTTP_SILENCE - CHECK_AFTER - Duration::from_secs(1);
+        for user in &mut plan.users {
+            user.at = plan.heal.after(plan.recovery);
+            user.node = match plan.flow {
+                Flow::Reverse => Node::Server,
+                Flow::Forward => Node::Client(0),
+            };
+        }
+        plan
+    }
+
+    pub(crate) fn address(&self, client: usize) -> IpAddr {
+        let host = if self.neighbours {
+            client.max(1)
+        } else {
+            client
+        };
+        IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1 + host as u8))
+    }
+
+    /// Whether a client speaks another generation than our own.
+    pub(crate) fn has_legacy(&self) -> bool {
+        let native = Generations::only(Generation::Native);
+        self.speak.iter().any(|&speaks| speaks != native)
     }
 
     /// How long after the faults everything works again: the silence is noticed, one attempt may
     /// still hang, the next one waits for its back-off; an idle connection that is dead is noticed
-    /// by keep-alive after 30 s; a ban outlasts that.
-    pub(crate) fn healed(&self) -> Instant {
+    /// by keep-alive after 30 s; a ban outlasts that. A legacy client may have to find out that the
+    /// control channel of its session went to a connection that is dead, or to a stranger's.
+    fn recover(&self) -> Duration {
         let is_ban = |fault: &Fault| matches!(fault, Fault::WrongKey { neighbour: true });
         let banned = self.mitm > 0 || self.faults.iter().any(|(_, fault)| is_ban(fault));
         let ban = Duration::from_secs(if banned { 70 } else { 0 });
-        let bound = self.report_interval * 4 + Duration::from_secs(35);
-        self.heal.after(bound).after(ban)
+        let legacy = if self.has_legacy() {
+            limits::ID_WAIT + limits::CLASSIC_SILENCE
+        } else {
+            Duration::ZERO
+        };
+        self.report_interval * 4 + Duration::from_secs(35) + ban + legacy
+    }
+
+    pub(crate) fn healed(&self) -> Instant {
+        self.heal.after(self.recovery)
+    }
+
+    /// Half of the worlds have clients of one legacy generation beside native ones.
+    fn mix_generations(&mut self, rng: &mut Rng) {
+        let (legacy, weaker) = match rng.below(6) {
+            0 => (Generation::Http, Generation::Classic),
+            1 => (Generation::Https, Generation::Http),
+            2 => (Generation::Classic, Generation::Classic),
+            _ => return,
+        };
+        for speaks in &mut self.speak {
+            if rng.below(3) > 0 {
+                *speaks = Generations::only(legacy);
+                // Such a client looks for the other one after some failures.
+                if rng.below(4) == 0 {
+                    *speaks = speaks.with(weaker);
+                }
+            }
+        }
+        // Without TLS, a native data connection whose first bytes are late is taken for one of the
+        // neighbour's (`wire.md` §1).
+        let native = Generations::only(Generation::Native);
+        self.neighbours = self.tls == DataTls::Pinned
+            && matches!(self.speak[..], [first, second, ..] if first != native && second == native);
     }
 
     pub(crate) fn ingress_nodes(&self) -> Vec<Node> {
@@ -163,7 +253,7 @@ impl Plan {
             }
             at += rng.below(60_000 / busy);
         }
-        let at = self.healed();
+        let at = self.heal;
         let probe = |node| User {
             at,
             node,
@@ -190,6 +280,7 @@ impl Plan {
             self.faults.push((millis(at), fault));
             at += 1 + rng.below(2 * pause);
         }
+        self.recovery = self.recover();
         let healed = self.healed();
         let probes = self.ingress_nodes().len();
         for probe in self.users.iter_mut().rev().take(probes) {
@@ -224,6 +315,9 @@ impl Plan {
         }
     }
 }
+
+/// How long after the time of recovery its proof is asked for.
+pub(crate) const CHECK_AFTER: Duration = Duration::from_secs(10);
 
 pub(crate) fn millis(millis: u32) -> Instant {
     Instant::from_origin(Duration::from_millis(millis.into()))

@@ -4,19 +4,23 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr};
 
+use protocol::config::Generations;
+use protocol::handshake::legacy::{LegacyConfig, LegacyHandshake, LegacyKeys, Spoken};
+use protocol::handshake::probe::ALPN_HTTP;
 use protocol::handshake::{ClientHandshake, ClientHandshakeConfig};
-use protocol::proof::PreKey;
+use protocol::key::TunnelKey;
+use protocol::proof::{ALPN, PreKey};
 use protocol::rng::{Rng, Seed};
-use protocol::terms::{DataTls, InstanceId};
+use protocol::terms::{DataTls, Generation, InstanceId};
 use protocol::time::{Duration, Instant, earliest};
 use protocol::wire::signal::Signal;
 
 use crate::carrier::Ctx;
-use crate::net::{Net, Sock, Told};
+use crate::net::{Layer, Net, Sock, Told};
 use crate::node_client::Client;
 use crate::node_server::{Server, bye};
-use crate::oracle::{Ended, Oracle};
-use crate::plan::{Fault, Node, Plan};
+use crate::oracle::{Ended, Event, Oracle};
+use crate::plan::{CHECK_AFTER, Fault, Node, Plan};
 
 /// More steps than any run needs: beyond, something spins.
 const STEPS: usize = 2_000_000;
@@ -40,6 +44,7 @@ pub(crate) struct Summary {
     pub(crate) trace: u64,
     pub(crate) steps: usize,
     pub(crate) users: BTreeMap<Ended, usize>,
+    pub(crate) events: BTreeMap<Event, usize>,
 }
 
 pub(crate) struct World<'a> {
@@ -98,7 +103,7 @@ impl<'a> World<'a> {
             world.cue(at, Cue::Fault(fault));
         }
         world.cue(plan.heal, Cue::Heal);
-        let checked = plan.healed().after(Duration::from_secs(10));
+        let checked = plan.healed().after(CHECK_AFTER);
         world.cue(checked, Cue::Check);
         world.cue(checked, Cue::Shutdown);
         world
@@ -125,6 +130,7 @@ impl<'a> World<'a> {
             trace: self.trace.finish(),
             steps,
             users: self.oracle.tally(),
+            events: self.oracle.events,
         }
     }
 
@@ -271,13 +277,13 @@ impl<'a> World<'a> {
                 let is_neighbour = fault == Fault::WrongKey { neighbour: true };
                 let stranger = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
                 let from = if is_neighbour {
-                    Plan::address(0)
+                    self.plan.address(0)
                 } else {
                     stranger
                 };
-                let tls = fault != Fault::Replay || self.plan.tls != DataTls::Plain;
-                let sock = self.net.dial(Node::Attacker, from, tls);
-                self.net.blame_plain_text(sock);
+                let layer = self.layer_of_attack(fault);
+                let sock = self.net.dial_to_speak(Node::Attacker, from, layer);
+                self.net.blame_attacker(sock);
                 self.attacks.insert(sock, fault);
             }
         }
@@ -305,7 +311,39 @@ impl<'a> World<'a> {
         }
     }
 
+    /// What the first client speaks, if that is not our own generation.
+    fn legacy(&self) -> Option<Spoken> {
+        let speaks = |it| self.plan.speak[0] == Generations::only(it);
+        match () {
+            () if speaks(Generation::Http) => Some(Spoken::Http),
+            () if speaks(Generation::Https) => Some(Spoken::Https),
+            () if speaks(Generation::Classic) => Some(Spoken::Classic),
+            () => None,
+        }
+    }
+
+    fn layer_of_attack(&self, fault: Fault) -> Layer {
+        match (fault, self.legacy()) {
+            (Fault::Replay, _) if self.plan.tls == DataTls::Plain => Layer::Plain,
+            (Fault::Replay, _) | (_, None) => Layer::Tls(Some(ALPN)),
+            (_, Some(Spoken::Https)) => Layer::Tls(Some(ALPN_HTTP)),
+            (_, Some(Spoken::Http | Spoken::Classic)) => Layer::Plain,
+        }
+    }
+
     fn wrong_hello(&self, sock: Sock) -> Vec<u8> {
+        if let Some(spoken) = self.legacy() {
+            let config = LegacyConfig {
+                host: "none".into(),
+                least_tls: DataTls::Plain,
+            };
+            let keys = LegacyKeys::new(&TunnelKey::new("a wrong key"), None);
+            let (now, wait) = (self.net.now, Duration::from_secs(5));
+            let mut out = Vec::new();
+            let wait = LegacyHandshake::start(spoken, &config, &keys, now, wait, &mut out);
+            assert!(wait.is_ok());
+            return out;
+        }
         let config = ClientHandshakeConfig {
             instance: InstanceId([9; 16]),
             agent: "attacker".into(),
@@ -327,6 +365,7 @@ impl<'a> World<'a> {
             Some(self.clients.len()),
             "not every session is back"
         );
+        assert!(self.server.as_ref().is_some_and(Server::is_well));
         for (number, client) in self.clients.iter().enumerate() {
             assert!(
                 client.is_well(self.plan),

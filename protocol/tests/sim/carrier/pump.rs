@@ -18,11 +18,15 @@ impl Carrier {
         let goes_on = match &mut it.state {
             State::IdleIngress => self.pump_idle_ingress(ctx, sock, &it),
             State::IdleEgress(_) => self.pump_idle_egress(ctx, sock, &mut it),
+            State::Numbered(_) => self.pump_numbered(ctx, sock, &mut it),
             State::Launching(..) => self.pump_launching(ctx, sock, &mut it),
             State::Dialing { .. } => true,
             State::Ingress(_) => self.pump_ingress(ctx, sock, &mut it),
             State::Egress(relay) => {
-                pump_in(ctx, sock, relay, Way::Up, &mut it.orphan);
+                if pump_in(ctx, sock, relay, Way::Up, &mut it.orphan) {
+                    relay.in_ended = true;
+                    ctx.oracle.got_end(ctx.plan, relay.user, Way::Up);
+                }
                 let more = !(ctx.plan.users[relay.user].target_speaks_first || relay.in_ended)
                     || self.pump_out(ctx, sock, relay, Way::Down);
                 more || !relay.in_ended
@@ -39,6 +43,7 @@ impl Carrier {
             self.uses.insert(sock, it);
         } else {
             ctx.net.close(sock);
+            self.over(&it);
         }
     }
 
@@ -76,6 +81,7 @@ impl Carrier {
             return true;
         };
         let user = usize::from(launch.address().expect("a user's address").port());
+        assert_eq!(user, ctx.oracle.launched_at(sock));
         ctx.oracle.dialled(user);
         self.news.push_back(News::Taken(it.link, it.conn));
         let ready = ctx.now.after(ctx.plan.users[user].target_delay);
@@ -134,8 +140,23 @@ impl Carrier {
         let State::Ingress(relay) = &mut it.state else {
             return true;
         };
+        // A client restarted, its handshake was late, and a user had the connection by then: what is
+        // launched is never inspected (`wire.md` §1), so the user gets the handshake.
+        if it.numbered && ctx.net.is_to_speak(sock) {
+            ctx.oracle.end(relay.user, Ended::Cut, true);
+            return false;
+        }
         let more = self.pump_out(ctx, sock, relay, Way::Up);
-        pump_in(ctx, sock, relay, Way::Down, &mut it.orphan);
+        let ends = pump_in(ctx, sock, relay, Way::Down, &mut it.orphan);
+        if ends && it.numbered && ctx.oracle.is_broken_off(ctx.plan, relay.user) {
+            let tainted = ctx.net.is_tainted(sock);
+            ctx.end_broken_off(relay.user, tainted);
+            return false;
+        }
+        if ends {
+            relay.in_ended = true;
+            ctx.oracle.got_end(ctx.plan, relay.user, Way::Down);
+        }
         if !more && relay.in_ended {
             let tainted = ctx.net.is_tainted(sock);
             ctx.oracle.end(relay.user, Ended::Served, tainted);
@@ -183,21 +204,22 @@ impl Carrier {
     }
 }
 
-pub(super) fn pump_in(
+/// Whether the stream ends now.
+fn pump_in(
     ctx: &mut Ctx<'_>,
     sock: Sock,
-    relay: &mut Relay,
+    relay: &Relay,
     way: Way,
     orphan: &mut Option<Instant>,
-) {
-    while !relay.in_ended {
+) -> bool {
+    if relay.in_ended {
+        return false;
+    }
+    loop {
         match ctx.net.read(sock, 4096) {
-            Read::Empty => return,
+            Read::Empty => return false,
             Read::Bytes(bytes) => ctx.oracle.got(ctx.plan, relay.user, way, &bytes),
-            Read::Fin => {
-                relay.in_ended = true;
-                ctx.oracle.got_end(ctx.plan, relay.user, way);
-            }
+            Read::Fin => return true,
         }
         if let Some(due) = orphan {
             *due = ctx.now.after(limits::ORPHAN_SILENCE);

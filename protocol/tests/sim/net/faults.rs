@@ -78,6 +78,16 @@ impl Net {
         }
     }
 
+    /// Whether anything went wrong so far.
+    pub(crate) fn is_faulty(&self) -> bool {
+        self.faulty
+    }
+
+    /// An attacker's wire excuses what is lost on it.
+    pub(crate) fn blame_attacker(&mut self, sock: Sock) {
+        self.taint(sock.wire());
+    }
+
     /// Without TLS, whoever sees a preface may use it first (`wire.md` §1, `proto`).
     pub(crate) fn blame_plain_text(&mut self, sock: Sock) {
         if !self.is_tls(sock) {

@@ -1,14 +1,17 @@
 //! Does what a client's machines want.
 
+use protocol::dialect::DataBy;
 use protocol::id::UserId;
+use protocol::proof::ALPN;
 use protocol::session;
 use protocol::terms::DataTls;
-use protocol::{ingress, pool, reconnect};
+use protocol::{ingress, pool, reconnect, roster};
 
-use super::{Attempt, Client, PATIENCE};
-use crate::carrier::{Ctx, News};
+use super::{Client, Dial, PATIENCE};
+use crate::carrier::{Ctx, News, launch_of};
 use crate::drain;
-use crate::node_server::{bye, flush_control};
+use crate::net::Layer;
+use crate::node_server::flush_control;
 use crate::oracle::Ended;
 
 impl Client {
@@ -19,11 +22,14 @@ impl Client {
             for output in self
                 .link
                 .as_mut()
+                .and_then(|it| it.control.as_mut())
                 .map_or(Vec::new(), |it| drain!(it.session, ctx.now))
             {
                 busy = true;
                 self.on_session(ctx, output);
             }
+            // Before users are given connections.
+            busy |= self.settle_roster(ctx);
             for output in self
                 .link
                 .as_mut()
@@ -38,13 +44,7 @@ impl Client {
             }
             for reconnect::Output::Connect in drain!(self.reconnect, ctx.now) {
                 busy = true;
-                let sock = ctx.net.dial(self.node, self.address, true);
-                let deadline = ctx.now.after(PATIENCE);
-                self.attempt = Some(Attempt {
-                    sock,
-                    wait: None,
-                    deadline,
-                });
+                self.connect(ctx);
             }
             while let Some(news) = self.carrier.news.pop_front() {
                 busy = true;
@@ -54,7 +54,9 @@ impl Client {
         let Some(link) = &mut self.link else {
             return;
         };
-        flush_control(ctx, &mut link.session, link.sock);
+        if let Some(control) = &mut link.control {
+            flush_control(ctx, &mut control.session, control.sock);
+        }
         if link.leaving && !self.carrier.is_launching(link.id) {
             self.end_link(ctx, true);
             self.settle(ctx);
@@ -81,6 +83,12 @@ impl Client {
             session::Output::Closed(end) => self.end_link(ctx, end.is_clean()),
             session::Output::Skipped => panic!("a line that is no signal"),
             session::Output::RoundTrip(_) | session::Output::Certificates(_) => {}
+            session::Output::Launch { id, launch } => {
+                self.tell(ctx, roster::Input::Launch { id, launch });
+            }
+            session::Output::Verify { id, fp } => {
+                self.tell(ctx, roster::Input::Verify { id, fp });
+            }
         }
     }
 
@@ -90,21 +98,27 @@ impl Client {
         };
         match output {
             pool::Output::Dial(conn) => {
-                let tls = link.established.tls != DataTls::Plain;
-                let sock = ctx.net.dial(self.node, self.address, tls);
-                link.dials.insert(sock, (conn, ctx.now.after(PATIENCE)));
+                let native = link.established.dialect.capabilities.data == DataBy::Preface;
+                let layer = match link.established.tls {
+                    DataTls::Plain => Layer::Plain,
+                    DataTls::Pinned | DataTls::Verified => Layer::Tls(native.then_some(ALPN)),
+                };
+                let sock = ctx.net.dial(self.node, self.address, layer);
+                let (due, id) = (ctx.now.after(PATIENCE), Vec::new());
+                link.dials.insert(sock, Dial { conn, due, id });
             }
             pool::Output::Close(conn) => {
                 self.ingress
                     .handle_input(ctx.now, ingress::Input::Lost(conn));
+                if link.roster.is_some() {
+                    return self.tell(ctx, roster::Input::Spare(conn));
+                }
+                link.early.retain(|it| it.conn != conn);
                 self.carrier.close_idle(ctx, Some(link.id), conn);
                 link.pool.handle_input(ctx.now, pool::Input::Ended(conn));
             }
-            pool::Output::Exhausted => {
-                let input = session::Input::Send(bye(0));
-                link.session.handle_input(ctx.now, input);
-                self.begin_leaving(ctx);
-            }
+            pool::Output::NoControl => self.end_link(ctx, false),
+            pool::Output::Exhausted => self.say_bye(ctx),
         }
     }
 
@@ -112,10 +126,18 @@ impl Client {
         match output {
             ingress::Output::Launch { user, conn, link } => {
                 let user = user.number() as usize;
-                if let Some(it) = self.link.as_mut().filter(|it| it.id == link) {
+                let up = self.link.as_mut().filter(|it| it.id == link);
+                let by_signal = up.as_ref().is_some_and(|it| it.roster.is_some());
+                if let Some(it) = up {
                     it.pool.handle_input(ctx.now, pool::Input::Taken(conn));
                 }
-                self.carrier.launch(ctx, user, conn, link);
+                if !by_signal {
+                    return self.carrier.launch(ctx, user, conn, link);
+                }
+                let launch = launch_of(user);
+                self.tell(ctx, roster::Input::Taken { conn, launch });
+                self.settle_roster(ctx);
+                self.carrier.launch_by_signal(ctx, user, conn, link);
             }
             ingress::Output::Expired(user) => {
                 self.carrier.user_is_gone(user.number() as usize);
@@ -142,6 +164,19 @@ impl Client {
             News::Taken(link, conn) => (link, pool::Input::Taken(conn), conn),
             News::Lost(link, conn) => (link, pool::Input::Ended(conn), conn),
             News::Withdrawn(link, conn) => (link, pool::Input::Withdrawn(conn), conn),
+            News::Early(link, conn) => {
+                if self.link.as_ref().is_some_and(|it| it.id == link) {
+                    self.on_early(ctx, conn);
+                }
+                return;
+            }
+            News::Gone(link, conn) => {
+                if self.link.as_ref().is_some_and(|it| it.id == link) {
+                    self.tell(ctx, roster::Input::Gone(conn));
+                }
+                return;
+            }
+            News::Returned(_) => panic!("nobody dials a client"),
             News::Again(user) => {
                 let input = ingress::Input::Again(UserId::from_number(user as u64));
                 return self.ingress.handle_input(ctx.now, input);

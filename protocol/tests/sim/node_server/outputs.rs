@@ -1,18 +1,20 @@
 //! Does what the server's machines want.
 
+use protocol::dialect::{ControlOn, Dialect};
 use protocol::endpoint::Refusal;
 use protocol::handshake::{VerifiedHello, WelcomeParams};
 use protocol::id::{ConnId, LinkId, UserId};
-use protocol::session::Session;
+use protocol::roster;
 use protocol::terms::{Flow, SessionId};
 use protocol::wire::signal::Signal;
 use protocol::{endpoint, ingress, session};
 
-use super::{Link, Server, State, flush_control};
-use crate::carrier::{Ctx, News};
+use super::door::{HalfOpen, State};
+use super::{Link, Server, flush_control};
+use crate::carrier::{Ctx, News, launch_of};
 use crate::drain;
 use crate::net::Sock;
-use crate::oracle::Ended;
+use crate::oracle::{Ended, Event};
 
 impl Server {
     pub(super) fn settle(&mut self, ctx: &mut Ctx<'_>) {
@@ -21,6 +23,11 @@ impl Server {
             for output in drain!(self.endpoint, ctx.now) {
                 busy = true;
                 self.on_endpoint(ctx, output);
+            }
+            // Before users are given connections.
+            let links: Vec<LinkId> = self.sessions.keys().copied().collect();
+            for link in links {
+                busy |= self.settle_roster(ctx, link);
             }
             for output in drain!(self.ingress, ctx.now) {
                 busy = true;
@@ -42,27 +49,38 @@ impl Server {
         for it in self.sessions.values_mut() {
             flush_control(ctx, &mut it.session, it.sock);
         }
-        assert_eq!(self.sessions.len(), self.endpoint.sessions());
+        let sessions = self.sessions.len() + self.announced.len();
+        assert_eq!(sessions, self.endpoint.sessions());
     }
 
-    pub(super) fn take(&mut self, conn: ConnId) -> (Sock, State) {
+    pub(super) fn take(&mut self, conn: ConnId) -> (Sock, HalfOpen) {
         let found = self.half_open.iter().find(|(_, it)| it.conn == conn);
         let sock = *found.expect("a half-open connection").0;
         let it = self.half_open.remove(&sock).expect("just found");
-        (sock, it.state)
+        (sock, it)
     }
 
     pub(super) fn on_endpoint(&mut self, ctx: &mut Ctx<'_>, output: endpoint::Output) {
         match output {
             endpoint::Output::Close(conn, why) => {
-                let (sock, state) = self.take(conn);
-                if let (Refusal::TooManyIdle, State::Asked(preface)) = (why, state) {
+                let (sock, it) = self.take(conn);
+                if let (Refusal::TooManyIdle, State::Silent) = (why, &it.state) {
+                    // One session of that address has data connections like this one.
+                    let full = |(&link, it): (&LinkId, &Link)| {
+                        it.roster.is_some() && self.carrier.idle(link) == ctx.plan.pool_max
+                    };
+                    assert!(
+                        self.sessions.iter().any(full),
+                        "a slot is lost: {}",
+                        it.from
+                    );
+                }
+                if let (Refusal::TooManyIdle, State::Asked(preface)) = (why, it.state) {
                     let of_it = |it: &(&LinkId, &Link)| it.1.name == preface.session;
                     let (&link, _) = self.sessions.iter().find(of_it).expect("its session");
                     assert_eq!(self.carrier.idle(link), ctx.plan.pool_max, "a slot is lost");
                     let conn = ConnId::from_number(u64::MAX);
-                    let ingress = ctx.plan.flow == Flow::Reverse;
-                    self.carrier.add_idle(sock, link, conn, ingress);
+                    self.carrier.add_idle(sock, link, conn);
                     return self.carrier.close_idle(ctx, Some(link), conn);
                 }
                 match why {
@@ -74,8 +92,8 @@ impl Server {
                 ctx.net.close(sock);
             }
             endpoint::Output::Refuse(conn) => {
-                let (sock, state) = self.take(conn);
-                let State::Refused(line) = state else {
+                let (sock, it) = self.take(conn);
+                let State::Refused(line) = it.state else {
                     panic!("a refusal of a proof that was not wrong");
                 };
                 ctx.net.write(sock, &line);
@@ -88,20 +106,23 @@ impl Server {
                 link,
                 session,
             } => {
-                let (sock, state) = self.take(conn);
-                let State::Verified(hello) = state else {
-                    panic!("a welcome without a proof");
-                };
-                self.welcome(ctx, sock, link, session, &hello);
+                let (sock, it) = self.take(conn);
+                match it.state {
+                    State::Verified(hello) => self.welcome(ctx, sock, link, session, &hello),
+                    State::Addressed(verified, dialect) => {
+                        self.welcome_legacy(ctx, sock, (link, session), &verified, *dialect);
+                    }
+                    _ => panic!("a welcome without a proof"),
+                }
             }
             endpoint::Output::Data(conn, link) => {
-                let (sock, state) = self.take(conn);
-                let State::Asked(preface) = state else {
+                let (sock, it) = self.take(conn);
+                let State::Asked(preface) = it.state else {
                     panic!("a data connection without a preface");
                 };
                 ctx.oracle.admitted(preface.session, preface.seq);
                 let ingress = ctx.plan.flow == Flow::Reverse;
-                self.carrier.add_idle(sock, link, conn, ingress);
+                self.carrier.add_idle(sock, link, conn);
                 assert!(self.carrier.idle(link) <= ctx.plan.pool_max);
                 if ingress {
                     let input = ingress::Input::Idle(link, conn);
@@ -114,7 +135,12 @@ impl Server {
                 }
                 self.carrier.pump(ctx, sock);
             }
-            endpoint::Output::EndSession(link, _) => self.end_link(ctx, link, false),
+            endpoint::Output::Numbered(conn, link, id) => self.numbered(ctx, conn, link, id),
+            endpoint::Output::Control(conn, link) => self.control(ctx, conn, link),
+            endpoint::Output::EndSession(link, _) => {
+                self.announced.remove(&link);
+                self.end_link(ctx, link, false);
+            }
             endpoint::Output::Notice(_) => {}
         }
     }
@@ -137,21 +163,7 @@ impl Server {
         let mut out = Vec::new();
         hello.welcome(&params, &mut out);
         assert_eq!(ctx.net.write(sock, &out), out.len());
-        let mut session = Session::new(ctx.plan.report_interval, ctx.now);
-        session.handle_input(ctx.now, session::Input::Control(&hello.rest));
-        self.sessions.insert(
-            link,
-            Link {
-                sock,
-                session,
-                name,
-                leaving: false,
-            },
-        );
-        if ctx.plan.flow == Flow::Reverse {
-            self.ingress
-                .handle_input(ctx.now, ingress::Input::SessionUp(link));
-        }
+        self.begin(ctx, sock, (link, name), Dialect::native(), &hello.rest);
     }
 
     pub(super) fn on_session(&mut self, ctx: &mut Ctx<'_>, link: LinkId, output: session::Output) {
@@ -167,9 +179,24 @@ impl Server {
                 self.ingress.handle_input(ctx.now, gone);
             }
             session::Output::Closed(end) => self.end_link(ctx, link, end.is_clean()),
-            session::Output::Skipped => panic!("a line that is no signal"),
+            // A handshake that was so late that its connection became the control channel.
+            session::Output::Skipped => {
+                let it = self.sessions.get(&link);
+                let late = it.is_some_and(|it| {
+                    let control = it.dialect.capabilities.control;
+                    control == ControlOn::DataConnection && ctx.net.is_to_speak(it.sock)
+                });
+                assert!(late, "a line that is no signal");
+            }
+            // Only a server says these here.
             session::Output::Demand(_) | session::Output::Flush => {}
             session::Output::RoundTrip(_) | session::Output::Certificates(_) => {}
+            session::Output::Launch { id, launch } => {
+                self.tell(ctx, link, roster::Input::Launch { id, launch });
+            }
+            session::Output::Verify { id, fp } => {
+                self.tell(ctx, link, roster::Input::Verify { id, fp });
+            }
         }
     }
 
@@ -178,7 +205,14 @@ impl Server {
             ingress::Output::Launch { user, conn, link } => {
                 self.endpoint
                     .handle_input(ctx.now, endpoint::Input::NotIdle(conn));
-                self.carrier.launch(ctx, user.number() as usize, conn, link);
+                let user = user.number() as usize;
+                if self.sessions[&link].roster.is_none() {
+                    return self.carrier.launch(ctx, user, conn, link);
+                }
+                let launch = launch_of(user);
+                self.tell(ctx, link, roster::Input::Taken { conn, launch });
+                self.settle_roster(ctx, link);
+                self.carrier.launch_by_signal(ctx, user, conn, link);
             }
             ingress::Output::Expired(user) => {
                 self.carrier.user_is_gone(user.number() as usize);
@@ -204,13 +238,26 @@ impl Server {
         }
     }
 
-    pub(super) fn on_news(&mut self, ctx: &Ctx<'_>, news: News) {
+    pub(super) fn on_news(&mut self, ctx: &mut Ctx<'_>, news: News) {
         match news {
             News::Taken(_, conn) | News::Lost(_, conn) | News::Withdrawn(_, conn) => {
                 self.endpoint
                     .handle_input(ctx.now, endpoint::Input::NotIdle(conn));
                 self.ingress
                     .handle_input(ctx.now, ingress::Input::Lost(conn));
+            }
+            News::Early(link, conn) => {
+                self.tell(ctx, link, roster::Input::Early(conn));
+                // A launch may still take it, but no user of this end.
+                if ctx.plan.flow == Flow::Reverse {
+                    self.not_idle(ctx, conn);
+                }
+            }
+            News::Gone(link, conn) => self.tell(ctx, link, roster::Input::Gone(conn)),
+            News::Returned(link) => {
+                ctx.oracle.happened(Event::Returned);
+                let input = endpoint::Input::Returned(link);
+                self.endpoint.handle_input(ctx.now, input);
             }
             News::Again(user) => {
                 let input = ingress::Input::Again(UserId::from_number(user as u64));
