@@ -6,19 +6,21 @@
 //!       (near)      ◀── down: Pump ──      (peer)
 //!
 //!                        udp::relay
-//!   Side::User / Side::Target  ── frames ──▶  Side::Framed / Side::Raw / Side::Target
+//!   Side::User / Side::Target  ── frames ──▶  Side::Stream / Side::Target
 //! ```
 //!
 //! Both are one task per user that polls both directions: try first, wait only on `WouldBlock`. A
 //! buffer is borrowed while bytes are in hand and given back before waiting for more, so an idle
-//! relay holds none. Every poll has a [`Budget`], because async-io never yields by itself. One timer
+//! relay holds none. Large amounts between plain TCP sockets go through borrowed pipes instead. Every poll has a [`Budget`], because async-io never yields by itself. One timer
 //! per relay serves the idle timeout, the orphan rule and the rate.
 
 mod buffer;
 mod carrier;
+mod hand;
 mod pump;
 mod queue;
 mod side;
+mod splice;
 pub mod tcp;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -122,7 +124,7 @@ impl fmt::Display for Ended {
 const ROUNDS: u32 = 16;
 /// Datagrams that a relay may move in one poll: they are small, and each is a round.
 const DATAGRAMS: u32 = 64;
-/// Bytes that a relay may move in one poll, give or take one buffer.
+/// Bytes that a relay may move in one poll, give or take one buffer or pipe.
 const BYTES: usize = 128 * 1024;
 
 /// What one poll may do before it must let other tasks run.

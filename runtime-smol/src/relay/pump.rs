@@ -7,9 +7,11 @@ use std::task::{Context, Poll, ready};
 use protocol::config::Environment;
 use protocol::sniff::{Kind, Verdict};
 use protocol::time::Instant;
-use smol::io::{AsyncRead as _, AsyncWrite as _};
+use smol::io::AsyncWrite as _;
 
-use super::buffer::{Buffer, STANDARD};
+use super::buffer::STANDARD;
+use super::hand::{Filled, Hand};
+use super::splice::Surge;
 use super::tcp::FirstBytes;
 use super::{Budget, Settings};
 use crate::clock::Clock;
@@ -82,29 +84,6 @@ pub(crate) enum Broken {
     Blocked(Kind),
 }
 
-/// Bytes that were read and not yet written.
-#[derive(Debug)]
-struct Hand {
-    buffer: Buffer,
-    start: usize,
-    end: usize,
-    /// Whether the limiter was asked about them.
-    paid: bool,
-}
-
-impl Hand {
-    fn of(bytes: Vec<u8>) -> Option<Self> {
-        let end = bytes.len();
-        let buffer = Buffer::from(bytes);
-        (end > 0).then_some(Self {
-            buffer,
-            start: 0,
-            end,
-            paid: false,
-        })
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Open,
@@ -120,6 +99,7 @@ pub(crate) struct Pump {
     hand: Option<Hand>,
     /// Until the source's first bytes have shown what it speaks. Boxed: few relays look.
     first: Option<Box<FirstBytes>>,
+    surge: Surge,
     /// Nothing more was to be read: wait for readiness before trying again.
     quiet: bool,
     /// The sink took less than offered: wait for room before trying again.
@@ -141,6 +121,7 @@ impl Pump {
             read: hand.is_some(),
             hand,
             first: None,
+            surge: Surge::default(),
             quiet: false,
             blocked: false,
             unflushed: false,
@@ -204,7 +185,7 @@ impl Pump {
             if budget.is_spent() {
                 return Poll::Pending;
             }
-            match self.poll_read(cx, from, lane) {
+            match self.poll_read(cx, (from, to), lane) {
                 Poll::Ready(Ok(bytes)) => {
                     budget.spend(bytes);
                     self.look()?;
@@ -218,42 +199,65 @@ impl Pump {
         }
     }
 
-    /// Reads once into a borrowed buffer; what was read is in hand afterwards.
+    /// Reads once into a borrowed buffer or pipe; what was read is in hand afterwards.
     ///
     /// A read that did not fill the buffer has emptied the socket, so the next one would only say
-    /// `WouldBlock`: readiness is awaited at once instead. TLS is tried until it says so itself.
-    ///
-    /// (This is the place for `splice`: two full reads in a row between plain streams.)
+    /// `WouldBlock`: readiness is awaited at once instead. TLS is tried until it says so itself, and so
+    /// is splicing, which may stop short for other reasons.
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut Stream,
+        (from, to): (&mut Stream, &Stream),
         lane: &Lane<'_>,
     ) -> Poll<io::Result<usize>> {
         if self.quiet {
             ready!(from.poll_read_ready(cx))?;
             self.quiet = false;
         }
-        let mut buffer = Buffer::borrow(lane.size);
-        let Poll::Ready(read) = Pin::new(from).poll_read(cx, &mut buffer) else {
+        let pipe = self.pipe(from, to, lane);
+        let mut hand = pipe.unwrap_or_else(|| Hand::buffer(lane.size));
+        let Poll::Ready(filled) = hand.poll_fill(cx, from) else {
             self.quiet = true;
+            self.surge.ebb();
             return Poll::Pending;
         };
-        let end = read?;
-        if end == 0 {
-            self.stage = Stage::Closing;
-        } else {
-            Lane::count(lane.read, end);
-            self.read = true;
-            self.quiet = end < buffer.len();
-            self.hand = Some(Hand {
-                buffer,
-                start: 0,
-                end,
-                paid: false,
-            });
+        let bytes = match filled? {
+            Filled::End => {
+                self.stage = Stage::Closing;
+                return Poll::Ready(Ok(0));
+            }
+            Filled::Copied { bytes, full } => {
+                self.surge.copied(full);
+                self.quiet = !full;
+                bytes
+            }
+            Filled::Spliced(bytes) => {
+                self.surge.spliced(bytes);
+                bytes
+            }
+            Filled::Refused => {
+                self.surge.denied();
+                return Poll::Ready(Ok(0));
+            }
+        };
+        Lane::count(lane.read, bytes);
+        self.read = true;
+        self.hand = Some(hand);
+        Poll::Ready(Ok(bytes))
+    }
+
+    /// A pipe to read into, if splicing pays and is possible: nobody has to see the bytes, or to hold
+    /// them back.
+    fn pipe(&mut self, from: &Stream, to: &Stream, lane: &Lane<'_>) -> Option<Hand> {
+        let possible = from.is_plain() && to.is_plain() && lane.limiter.is_none();
+        if !possible || !self.surge.is_on() || self.first.is_some() {
+            return None;
         }
-        Poll::Ready(Ok(end))
+        let pipe = Hand::pipe();
+        if pipe.is_none() {
+            self.surge.denied();
+        }
+        pipe
     }
 
     /// Holds the first bytes back until they show what the source speaks. Its end shows it, too.
@@ -262,7 +266,7 @@ impl Pump {
             return Ok(());
         };
         if let Some(hand) = self.hand.take() {
-            match first.feed(hand.buffer.get(hand.start..hand.end).unwrap_or_default()) {
+            match first.feed(hand.bytes()) {
                 Verdict::NeedMore => {
                     self.first = Some(first);
                     return Ok(());
@@ -291,12 +295,12 @@ impl Pump {
                 ready!(to.poll_write_ready(cx)).map_err(Broken::Sink)?;
                 self.blocked = false;
             }
-            let bytes = hand.buffer.get(hand.start..hand.end).unwrap_or_default();
-            if bytes.is_empty() {
+            let left = hand.len();
+            if left == 0 {
                 self.hand = None;
                 return Poll::Ready(Ok(()));
             }
-            let Poll::Ready(written) = Pin::new(&mut *to).poll_write(cx, bytes) else {
+            let Poll::Ready(written) = hand.poll_drain(cx, to) else {
                 self.blocked = true;
                 return Poll::Pending;
             };
@@ -305,8 +309,7 @@ impl Pump {
                 return Poll::Ready(Err(Broken::Sink(io::ErrorKind::WriteZero.into())));
             }
             Lane::count(lane.written, written);
-            self.blocked = written < bytes.len();
-            hand.start += written;
+            self.blocked = written < left;
             self.wrote = true;
             self.unflushed = true;
         }
@@ -331,7 +334,7 @@ fn pay(hand: &mut Hand, pause: &mut Option<Instant>, limiter: Option<&Limiter>) 
     };
     if !hand.paid {
         hand.paid = true;
-        *pause = limiter.pause(hand.end - hand.start);
+        *pause = limiter.pause(hand.len());
     }
     if pause.is_some_and(|at| Clock::new().now() < at) {
         return Poll::Pending;

@@ -7,6 +7,9 @@ use async_io::Async;
 use smol::future::{or, yield_now, zip};
 use smol::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+#[cfg(target_os = "linux")]
+mod spliced;
+
 use super::*;
 use crate::limiter::Limiter;
 use crate::relay::buffer;
@@ -28,8 +31,32 @@ fn in_thread<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> threa
 }
 
 fn plain_relay() -> (TcpStream, TcpStream, thread::JoinHandle<Ended>) {
+    plain_relay_on(Path::Any)
+}
+
+/// How a relay moves bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Path {
+    /// As it likes.
+    Any,
+    /// Through buffers, because there are no pipes.
+    Copied,
+}
+
+impl Path {
+    /// Prepares this thread.
+    fn prepare(self) {
+        #[cfg(target_os = "linux")]
+        crate::relay::splice::testing::count(|counts| counts.denied = self == Self::Copied);
+    }
+}
+
+fn plain_relay_on(path: Path) -> (TcpStream, TcpStream, thread::JoinHandle<Ended>) {
     let ((near, user), (peer, far)) = (connection(), connection());
-    let ended = in_thread(move || run((near, peer), &settings(), Initial::default()));
+    let ended = in_thread(move || {
+        path.prepare();
+        run((near, peer), &settings(), Initial::default())
+    });
     (user, far, ended)
 }
 
@@ -126,9 +153,29 @@ fn both_ways(user: TcpStream, far: TcpStream) {
 
 #[test]
 fn sixty_four_mebibytes_arrive_whole_both_ways() {
-    let (user, far, ended) = plain_relay();
-    both_ways(user, far);
-    assert!(ended.join().unwrap().is_orderly());
+    for path in [Path::Any, Path::Copied] {
+        let (user, far, ended) = plain_relay_on(path);
+        both_ways(user, far);
+        assert!(ended.join().unwrap().is_orderly());
+    }
+}
+
+#[test]
+fn amounts_around_the_sizes_of_buffers_and_pipes_arrive_whole() {
+    const B: usize = buffer::STANDARD;
+    let sizes = [1, B - 1, B, B + 1, 2 * B, 2 * B + 1, 6 * B - 1, 50 * B + 7];
+    for (path, size) in [Path::Any, Path::Copied]
+        .into_iter()
+        .flat_map(|path| sizes.map(|size| (path, size)))
+    {
+        let (user, far, ended) = plain_relay_on(path);
+        let (up, down) = (pattern(3, size), pattern(4, size / 2));
+        let (sent, answer) = (up.clone(), down.clone());
+        let far = in_thread(move || exchange(far, answer));
+        assert!(exchange(user, sent).unwrap() == down, "{path:?}, {size}");
+        assert!(far.join().unwrap().unwrap() == up, "{path:?}, {size}");
+        assert!(ended.join().unwrap().is_orderly());
+    }
 }
 
 #[test]
@@ -216,7 +263,7 @@ fn a_saturated_relay_lets_other_tasks_run() {
     let (worst, ended) = async_io::block_on(executor.run(zip(other, relay)));
     assert!(ended.is_orderly());
     // Each turn of the other task comes after at most two polls of the relay.
-    let budget = 2 * (crate::relay::BYTES + buffer::STANDARD);
+    let budget = 2 * (crate::relay::BYTES + crate::relay::splice::CAPACITY);
     assert!(worst > 0 && worst <= budget, "{worst} bytes in one turn");
     assert_eq!(far.join().unwrap().unwrap().len(), LEN);
     user.join().unwrap().unwrap();
@@ -238,7 +285,7 @@ fn silence_ends_a_relay_when_asked_to() {
 
 #[test]
 fn a_relay_of_a_lost_session_ends_although_its_user_goes_on() {
-    let fate = Fate::with_silence(Duration::from_millis(30));
+    let fate = Fate::with_silence(Duration::from_millis(30), None);
     let settings = settings();
     let doomed = Arc::clone(&fate);
     let ended = beside(&settings, Some(fate), async |mut user, mut far| {
@@ -254,7 +301,7 @@ fn a_relay_of_a_lost_session_ends_although_its_user_goes_on() {
 
 #[test]
 fn a_relay_of_a_living_session_may_be_silent() {
-    let fate = Fate::with_silence(Duration::ZERO);
+    let fate = Fate::with_silence(Duration::ZERO, None);
     let got = beside(&settings(), Some(fate), async |mut user, mut far| {
         user.write_all(b"late").await.unwrap();
         let mut got = [0; 4];
