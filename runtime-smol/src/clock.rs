@@ -46,6 +46,14 @@ impl Default for Clock {
     }
 }
 
+/// Waits until `at`.
+pub async fn until(at: Instant) {
+    match Clock::new().to_std(at) {
+        Some(at) => drop(Timer::at(at).await),
+        None => std::future::pending().await,
+    }
+}
+
 /// A timer for a deadline that moves often: the reactor is told only when it really changed.
 #[derive(Debug)]
 pub struct Deadline {

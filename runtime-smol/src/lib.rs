@@ -7,6 +7,7 @@ pub mod group;
 pub mod limiter;
 pub mod log;
 pub mod net;
+pub mod random;
 pub mod relay;
 pub mod stats;
 pub mod tls;

@@ -9,8 +9,10 @@
 //! changes of summer time, and brings no dependency (`time` refuses once there are threads,
 //! `chrono` and `jiff` are several times its size).
 
+mod print;
+
 use std::fmt::{self, Write as _};
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::sync::{Arc, LazyLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -20,6 +22,10 @@ use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Dispatch, Event, Metadata, Subscriber};
 use tz::{DateTime, TimeZone};
+
+pub use self::print::flush;
+
+use self::print::print;
 
 /// The target of telemetry records: `tracing::info!(target: EVENT, "CHECK_POINT|…")`. They are shown
 /// at the levels `event` and `debug`.
@@ -137,23 +143,38 @@ pub fn dispatch(level: LogLevel, sink: Arc<dyn Sink>) -> Dispatch {
 }
 
 /// A dispatcher that prints the lines of `level` to standard output, coloured if that is a terminal.
+/// Nobody waits for that; [`flush`] does.
 #[must_use]
 pub fn stdout(level: LogLevel) -> Dispatch {
-    let coloured = io::stdout().is_terminal();
-    dispatch(level, Arc::new(Stdout { coloured }))
+    dispatch(level, Arc::new(Stdout))
 }
 
-struct Stdout {
-    coloured: bool,
+/// Whether lines are printed in colour.
+static COLOURED: LazyLock<bool> = LazyLock::new(|| io::stdout().is_terminal());
+
+/// Prints the line of one instance of many to standard output, ` [<id>]` appended.
+pub fn echo(line: &Line, id: &str) {
+    print(&format!("{} [{id}]\n", line.render(*COLOURED)));
 }
+
+struct Stdout;
 
 impl Sink for Stdout {
     fn line(&self, line: &Line) {
-        let mut text = line.render(self.coloured);
+        let mut text = line.render(*COLOURED);
         text.push('\n');
-        // One write per line, so that lines never mix. There is nobody to tell if it fails.
-        drop(io::stdout().lock().write_all(text.as_bytes()));
+        print(&text);
     }
+}
+
+/// The line that stands for those which standard output did not take.
+fn lost(count: u64) -> String {
+    let line = Line {
+        time: local_time(SystemTime::now()),
+        level: Level::Warn,
+        message: format!("{count} log lines were lost, standard output is not read"),
+    };
+    line.render(*COLOURED) + "\n"
 }
 
 struct Log {

@@ -102,6 +102,13 @@ impl Stats {
         stats
     }
 
+    /// Sets the traffic to zero; gauges and what went wrong stay.
+    pub fn reset_traffic(&self) {
+        for counter in [&self.tcp_rx, &self.tcp_tx, &self.udp_rx, &self.udp_tx] {
+            counter.set(0);
+        }
+    }
+
     /// Notes a round-trip time.
     pub fn pinged(&self, round_trip: Duration) {
         self.ping
@@ -166,5 +173,9 @@ mod tests {
         assert_eq!(stats.snapshot().ping, 12);
         assert_eq!((resumed.tcp_rx, resumed.udp_tx), (5, 7));
         assert_eq!((resumed.ping, resumed.udps), (0, 0));
+        stats.reset_traffic();
+        let reset = stats.snapshot();
+        assert_eq!((reset.tcp_rx, reset.udp_tx), (0, 0));
+        assert_eq!((reset.ping, reset.udps), (12, 1));
     }
 }

@@ -34,6 +34,12 @@ impl Stream {
         }
     }
 
+    /// Whether there is no TLS on it.
+    #[must_use]
+    pub const fn is_plain(&self) -> bool {
+        matches!(self, Self::Plain(_))
+    }
+
     /// The peer's address.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use protocol::wire::datagram::{TooLong, encode, split};
+use protocol::wire::datagram::{Form, TooLong, encode, split};
 use smol::io::{AsyncRead as _, AsyncWrite as _};
 
 use super::buffer::{Buffer, STANDARD};
@@ -16,11 +16,10 @@ use crate::net::Stream;
 #[derive(Debug)]
 pub(crate) struct Carrier<'a> {
     stream: &'a mut Stream,
-    pub(crate) framed: bool,
-    pub(crate) longest: usize,
+    pub(crate) form: Form,
     /// Bytes read that are not a whole frame yet; at first those read before the relay began.
     partial: Vec<u8>,
-    /// How much of the first datagram was written (raw).
+    /// How much of the first datagram was written, where there are no frames.
     written: usize,
     quiet: bool,
     blocked: bool,
@@ -28,16 +27,10 @@ pub(crate) struct Carrier<'a> {
 }
 
 impl<'a> Carrier<'a> {
-    pub(crate) const fn new(
-        stream: &'a mut Stream,
-        partial: Vec<u8>,
-        longest: usize,
-        framed: bool,
-    ) -> Self {
+    pub(crate) const fn new(stream: &'a mut Stream, partial: Vec<u8>, form: Form) -> Self {
         Self {
             stream,
-            framed,
-            longest,
+            form,
             partial,
             written: 0,
             quiet: false,
@@ -46,7 +39,34 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    pub(crate) fn poll_frames(
+    /// Receives some whole frames into `frames`, which is empty.
+    pub(crate) fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        frames: &mut Vec<u8>,
+        budget: &mut Budget,
+    ) -> Poll<Result<(), Over>> {
+        match self.form {
+            Form::Framed { .. } => self.poll_frames(cx, frames, budget),
+            Form::Bare { max } => self.poll_bare(cx, frames, max, budget),
+        }
+    }
+
+    /// Sends some of `frames`: how many bytes are done with.
+    pub(crate) fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        frames: &[u8],
+        tally: &mut Tally,
+        budget: &mut Budget,
+    ) -> Poll<Result<usize, Over>> {
+        match self.form {
+            Form::Framed { .. } => self.poll_write(cx, frames, budget),
+            Form::Bare { .. } => self.poll_write_bare(cx, frames, tally, budget),
+        }
+    }
+
+    fn poll_frames(
         &mut self,
         cx: &mut Context<'_>,
         frames: &mut Vec<u8>,
@@ -65,15 +85,17 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    pub(crate) fn poll_raw(
+    /// Receives what one read gives, as one datagram.
+    fn poll_bare(
         &mut self,
         cx: &mut Context<'_>,
         frames: &mut Vec<u8>,
+        max: usize,
         budget: &mut Budget,
     ) -> Poll<Result<(), Over>> {
         let partial = std::mem::take(&mut self.partial);
         if partial.is_empty() {
-            let (buffer, len) = ready!(self.poll_read(cx, self.longest, budget))?;
+            let (buffer, len) = ready!(self.poll_read(cx, max, budget))?;
             encode(buffer.get(..len).unwrap_or_default(), frames)?;
         } else {
             encode(&partial, frames)?;
@@ -107,7 +129,7 @@ impl<'a> Carrier<'a> {
         Poll::Ready(Ok((buffer, len)))
     }
 
-    pub(crate) fn poll_write(
+    fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
         bytes: &[u8],
@@ -133,7 +155,7 @@ impl<'a> Carrier<'a> {
     }
 
     /// Writes the first datagram of `frames`, by itself.
-    pub(crate) fn poll_write_raw(
+    fn poll_write_bare(
         &mut self,
         cx: &mut Context<'_>,
         frames: &[u8],

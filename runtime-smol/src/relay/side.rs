@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 
 use async_io::{Async, WritableOwned};
 use protocol::limits::DATAGRAM;
-use protocol::wire::datagram::{TooLong, encode, split};
+use protocol::wire::datagram::{Form, TooLong, encode, split};
 use rustix::io::Errno;
 
 use super::buffer::{Buffer, STANDARD};
@@ -81,19 +81,12 @@ impl<'a> Side<'a> {
         }))
     }
 
-    /// A data connection that carries frames (`wire.md` §2.4), from which `initial` was read before.
-    /// Datagrams longer than `longest` are dropped instead of sent ([`DATAGRAM`] for `native`, 16 384
-    /// for `https`).
+    /// A data connection, from which `initial` was read before. How datagrams go on it is said by
+    /// `form`; one that is longer than the peer takes is dropped instead of sent, and where there are
+    /// no frames, an empty one, too.
     #[must_use]
-    pub const fn framed(stream: &'a mut Stream, initial: Vec<u8>, longest: usize) -> Self {
-        Self(Kind::Stream(Carrier::new(stream, initial, longest, true)))
-    }
-
-    /// A data connection of the `http` and `classic` generations: one read or write is one datagram of
-    /// at most `longest` bytes. Empty datagrams cannot be carried and are dropped.
-    #[must_use]
-    pub const fn raw(stream: &'a mut Stream, initial: Vec<u8>, longest: usize) -> Self {
-        Self(Kind::Stream(Carrier::new(stream, initial, longest, false)))
+    pub const fn stream(stream: &'a mut Stream, initial: Vec<u8>, form: Form) -> Self {
+        Self(Kind::Stream(Carrier::new(stream, initial, form)))
     }
 
     /// Whether the end of idleness is somebody else's to notice.
@@ -105,7 +98,7 @@ impl<'a> Side<'a> {
     pub(crate) const fn longest(&self) -> usize {
         match &self.0 {
             Kind::User(_) | Kind::Target(_) => DATAGRAM,
-            Kind::Stream(carrier) => carrier.longest,
+            Kind::Stream(carrier) => carrier.form.max(),
         }
     }
 
@@ -128,8 +121,7 @@ impl<'a> Side<'a> {
                 })
             }
             Kind::Target(target) => target.poll_recv(cx, frames, tally, budget),
-            Kind::Stream(carrier) if carrier.framed => carrier.poll_frames(cx, frames, budget),
-            Kind::Stream(carrier) => carrier.poll_raw(cx, frames, budget),
+            Kind::Stream(carrier) => carrier.poll_recv(cx, frames, budget),
         }
     }
 
@@ -145,8 +137,7 @@ impl<'a> Side<'a> {
         match &mut self.0 {
             Kind::User(user) => user.poll_send(cx, frames, tally, budget),
             Kind::Target(target) => target.poll_send(cx, frames, tally, budget),
-            Kind::Stream(carrier) if carrier.framed => carrier.poll_write(cx, frames, budget),
-            Kind::Stream(carrier) => carrier.poll_write_raw(cx, frames, tally, budget),
+            Kind::Stream(carrier) => carrier.poll_send(cx, frames, tally, budget),
         }
     }
 

@@ -14,29 +14,33 @@ use protocol::time::{Instant, earliest};
 use super::Ended;
 use crate::clock::{Clock, Deadline};
 
-/// Whether the session that a relay belongs to is still there; one per session, shared by its relays.
+/// Whether the session that a relay belongs to is still there, and how long its peer keeps a relay
+/// without data; one per session, shared by its relays.
 #[derive(Debug)]
 pub struct Fate {
     dead: AtomicBool,
     died: Event,
     silence: Duration,
+    idle: Option<Duration>,
 }
 
 impl Fate {
     /// A living session, whose relays survive its unclean death for
-    /// [`ORPHAN_SILENCE`] without a byte from the peer.
+    /// [`ORPHAN_SILENCE`] without a byte from the peer. After `idle` without data in either direction
+    /// they end, however long the instance would let them be; `None`: only the instance says.
     #[must_use]
-    pub fn new() -> Arc<Self> {
-        Self::with_silence(ORPHAN_SILENCE)
+    pub fn new(idle: Option<Duration>) -> Arc<Self> {
+        Self::with_silence(ORPHAN_SILENCE, idle)
     }
 
-    /// The same with another duration.
+    /// The same with another duration instead of [`ORPHAN_SILENCE`].
     #[must_use]
-    pub fn with_silence(silence: Duration) -> Arc<Self> {
+    pub fn with_silence(silence: Duration, idle: Option<Duration>) -> Arc<Self> {
         Arc::new(Self {
             dead: AtomicBool::new(false),
             died: Event::new(),
             silence,
+            idle,
         })
     }
 
@@ -67,6 +71,8 @@ pub(crate) struct Watch {
 impl Watch {
     pub(crate) fn new(idle: Option<Duration>, fate: Option<Arc<Fate>>) -> Self {
         let clock = Clock::new();
+        let of_session = fate.as_ref().and_then(|fate| fate.idle);
+        let idle = idle.into_iter().chain(of_session).min();
         Self {
             clock,
             timer: Deadline::never(),
@@ -158,7 +164,7 @@ mod tests {
 
     #[test]
     fn only_bytes_from_the_peer_put_off_the_end_of_an_orphan() {
-        let fate = Fate::with_silence(Duration::from_secs(3600));
+        let fate = Fate::with_silence(Duration::from_secs(3600), None);
         let mut watch = Watch::new(None, Some(Arc::clone(&fate)));
         assert!(poll_once(&mut watch).is_pending());
         watch.note(true, true);
@@ -173,8 +179,30 @@ mod tests {
     }
 
     #[test]
+    fn the_shorter_of_two_idle_times_ends_a_relay() {
+        const SOON: Duration = Duration::ZERO;
+        const LATE: Duration = Duration::from_secs(3600);
+        for (own, of_session, ends) in [
+            (None, None, false),
+            (Some(LATE), None, false),
+            (None, Some(LATE), false),
+            (Some(SOON), Some(LATE), true),
+            (Some(LATE), Some(SOON), true),
+            (None, Some(SOON), true),
+        ] {
+            let mut watch = Watch::new(own, Some(Fate::new(of_session)));
+            let ended = poll_once(&mut watch);
+            assert_eq!(
+                matches!(ended, Poll::Ready(Ended::Idle)),
+                ends,
+                "{own:?} {of_session:?}"
+            );
+        }
+    }
+
+    #[test]
     fn the_death_of_a_session_wakes_its_relays() {
-        let fate = Fate::with_silence(Duration::ZERO);
+        let fate = Fate::with_silence(Duration::ZERO, None);
         let mut watch = Watch::new(None, Some(Arc::clone(&fate)));
         assert!(poll_once(&mut watch).is_pending());
         let ended = async {

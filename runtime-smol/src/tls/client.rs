@@ -19,12 +19,15 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use smol::io::AsyncWriteExt as _;
 
-use super::{ALPN_HTTP, ALPN_NATIVE, provider};
+use super::{ALPN_NATIVE, provider};
 use crate::net::Stream;
 
 /// Tickets kept for resuming; each serves one connection, and each connection brings new ones.
 pub const TICKETS: usize = 8;
+/// Bytes of a peer's answer to a ClientHello that are kept, to tell what it speaks instead of TLS.
+pub const HEARD: usize = 16;
 
 /// Connects with TLS 1.3, taking any chain and keeping it for the caller to judge.
 pub struct ClientTls {
@@ -34,11 +37,11 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// For control connections: offers `nodepass/1`, then `http/1.1`. Never resumes, so that the
-    /// server shows its certificate each time.
+    /// For control connections: offers these application protocols, best first. Never resumes, so
+    /// that the server shows its certificate each time.
     #[must_use]
-    pub fn control() -> Self {
-        Self::new(&[ALPN_NATIVE, ALPN_HTTP], false)
+    pub fn control(alpn: &'static [&'static [u8]]) -> Self {
+        Self::new(alpn, false)
     }
 
     /// For native data connections of one session: `nodepass/1`, resuming by up to [`TICKETS`]
@@ -81,6 +84,35 @@ impl ClientTls {
         name: ServerName<'static>,
     ) -> io::Result<Stream> {
         let connect = TlsConnector::from(self.lock().clone()).connect(name, tcp);
+        Ok(Stream::Tls(Box::new(connect.await?.into())))
+    }
+
+    /// The same, where the peer may speak something else than TLS: its first [`HEARD`] bytes, as they
+    /// came, are in `heard` afterwards.
+    ///
+    /// # Errors
+    /// As for [`connect`](Self::connect).
+    pub async fn connect_listening(
+        &self,
+        tcp: Async<TcpStream>,
+        name: ServerName<'static>,
+        heard: &mut Vec<u8>,
+    ) -> io::Result<Stream> {
+        let view = Async::new(tcp.get_ref().try_clone()?)?;
+        let (mut hello, mut written) = (Vec::new(), Ok(0));
+        let connector = TlsConnector::from(self.lock().clone());
+        let connect = connector.connect_with(name, tcp, |tls| {
+            while tls.wants_write() && written.is_ok() {
+                written = tls.write_tls(&mut hello);
+            }
+        });
+        written?;
+        // Written here, so that the answer can be looked at before the handshake reads it.
+        (&view).write_all(&hello).await?;
+        let mut first = [0; HEARD];
+        let n = view.peek(&mut first).await?;
+        heard.extend_from_slice(first.get(..n).unwrap_or_default());
+        drop(view);
         Ok(Stream::Tls(Box::new(connect.await?.into())))
     }
 
@@ -181,7 +213,7 @@ mod tests {
     use smol::future::zip;
     use smol::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    use super::super::testing::{ip, meet, pair};
+    use super::super::testing::{BOTH, ip, meet, pair};
     use super::super::{Identity, ServerTls, leaf_fingerprint};
     use super::*;
 
@@ -229,7 +261,7 @@ mod tests {
     fn control_connections_never_resume() {
         block_on(async {
             let server = ServerTls::tunnel(&Identity::self_signed().unwrap()).unwrap();
-            let client = ClientTls::control();
+            let client = ClientTls::control(BOTH);
             assert!(!visit(&client, &server).await.0);
             assert!(!visit(&client, &server).await.0);
         });
@@ -256,11 +288,32 @@ mod tests {
     }
 
     #[test]
+    fn what_a_peer_says_instead_of_tls_is_heard() {
+        block_on(async {
+            let (here, mut there) = pair();
+            let answer = async {
+                there.read_exact(&mut [0]).await.unwrap();
+                there
+                    .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                    .await
+                    .unwrap();
+            };
+            let (client, mut heard) = (ClientTls::control(BOTH), Vec::new());
+            let connect = client.connect_listening(here, ip(), &mut heard);
+            let (connected, ()) = zip(connect, answer).await;
+            connected.unwrap_err();
+            assert_eq!(heard, b"HTTP/1.1 400 Bad");
+        });
+    }
+
+    #[test]
     fn handshakes_may_run_on_any_thread() {
         fn sent<T: Send>(_: T) {}
         let server = ServerTls::users(&Identity::self_signed().unwrap()).unwrap();
         let (here, there) = pair();
+        let (also_here, _also_there) = pair();
         sent(ClientTls::legacy().connect(here, ip()));
+        sent(ClientTls::legacy().connect_listening(also_here, ip(), &mut Vec::new()));
         sent(server.accept(there));
     }
 
@@ -282,7 +335,7 @@ mod tests {
             let seen = async |sni: Sni| {
                 let (here, there) = pair();
                 let name = server_name(&sni, "example.org", "127.0.0.1".parse().unwrap());
-                let client = ClientTls::control();
+                let client = ClientTls::control(BOTH);
                 let (here, there) = zip(client.connect(here, name), server.accept(there)).await;
                 here.unwrap();
                 match there.unwrap() {

@@ -79,8 +79,19 @@ impl ServerTls {
     /// # Errors
     /// The peer speaks something else, or the connection ends.
     pub async fn accept(&self, tcp: Async<TcpStream>) -> io::Result<Stream> {
-        let accept = self.lock().acceptor.accept(tcp);
-        Ok(Stream::Tls(Box::new(accept.await?.into())))
+        self.accept_showing(tcp).await.map(|(stream, _)| stream)
+    }
+
+    /// The same, and the leaf that the peer was shown, whatever is in force by then.
+    ///
+    /// # Errors
+    /// As [`accept`](Self::accept).
+    pub async fn accept_showing(&self, tcp: Async<TcpStream>) -> io::Result<(Stream, Fingerprint)> {
+        let (accept, shown) = {
+            let current = self.lock();
+            (current.acceptor.accept(tcp), current.fingerprint)
+        };
+        Ok((Stream::Tls(Box::new(accept.await?.into())), shown))
     }
 
     fn lock(&self) -> MutexGuard<'_, Current> {
@@ -118,7 +129,7 @@ mod tests {
     use smol::block_on;
     use smol::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    use super::super::testing::{ip, meet, pair};
+    use super::super::testing::{BOTH, ip, meet, pair};
     use super::super::{ClientTls, leaf_fingerprint};
     use protocol::proof::{LABEL_AUTH, LABEL_DATA};
 
@@ -128,7 +139,7 @@ mod tests {
     fn each_direction_ends_by_itself() {
         block_on(async {
             let server = ServerTls::tunnel(&Identity::self_signed().unwrap()).unwrap();
-            let (mut here, mut there) = meet(&ClientTls::control(), &server).await.unwrap();
+            let (mut here, mut there) = meet(&ClientTls::control(BOTH), &server).await.unwrap();
             let mut bytes = Vec::new();
 
             here.write_all(b"question").await.unwrap();
@@ -148,7 +159,7 @@ mod tests {
     fn the_server_may_end_first() {
         block_on(async {
             let server = ServerTls::tunnel(&Identity::self_signed().unwrap()).unwrap();
-            let (mut here, mut there) = meet(&ClientTls::control(), &server).await.unwrap();
+            let (mut here, mut there) = meet(&ClientTls::control(BOTH), &server).await.unwrap();
             let mut bytes = Vec::new();
             there.close().await.unwrap();
             here.read_to_end(&mut bytes).await.unwrap();
@@ -163,7 +174,7 @@ mod tests {
     fn an_end_without_close_notify_is_an_error() {
         block_on(async {
             let server = ServerTls::tunnel(&Identity::self_signed().unwrap()).unwrap();
-            let (here, mut there) = meet(&ClientTls::control(), &server).await.unwrap();
+            let (here, mut there) = meet(&ClientTls::control(BOTH), &server).await.unwrap();
             drop(here);
             let error = there.read_to_end(&mut Vec::new()).await.unwrap_err();
             // A FIN, or a RST because tickets were not read.
@@ -195,7 +206,7 @@ mod tests {
     fn both_ends_export_the_same_bytes_and_other_connections_others() {
         block_on(async {
             let server = ServerTls::tunnel(&Identity::self_signed().unwrap()).unwrap();
-            let client = ClientTls::control();
+            let client = ClientTls::control(BOTH);
             let (here, there) = meet(&client, &server).await.unwrap();
             let (other, _) = meet(&client, &server).await.unwrap();
             let auth = |stream: &Stream| stream.exporter(LABEL_AUTH).unwrap();
@@ -218,14 +229,14 @@ mod tests {
                 here.alpn().map(<[u8]>::to_vec)
             };
             assert_eq!(
-                agreed(ClientTls::control(), &tunnel).await.as_deref(),
+                agreed(ClientTls::control(BOTH), &tunnel).await.as_deref(),
                 Some(ALPN_NATIVE)
             );
             assert_eq!(
-                agreed(ClientTls::control(), &https).await.as_deref(),
+                agreed(ClientTls::control(BOTH), &https).await.as_deref(),
                 Some(ALPN_HTTP)
             );
-            assert_eq!(agreed(ClientTls::control(), &users).await, None);
+            assert_eq!(agreed(ClientTls::control(BOTH), &users).await, None);
             assert_eq!(agreed(ClientTls::legacy(), &tunnel).await, None);
             meet(&ClientTls::data(), &https).await.unwrap_err();
         });
@@ -237,16 +248,16 @@ mod tests {
             let (old, new) = (Identity::self_signed(), Identity::self_signed());
             let (old, new) = (old.unwrap(), new.unwrap());
             let server = ServerTls::tunnel(&old).unwrap();
-            let client = ClientTls::control();
+            let client = ClientTls::control(BOTH);
             let (tcp_here, tcp_there) = pair();
-            let begun = server.accept(tcp_there);
+            let begun = server.accept_showing(tcp_there);
             let mut begun = std::pin::pin!(begun);
             // Polled once, the handshake is under way.
             assert!(smol::future::poll_once(begun.as_mut()).await.is_none());
             server.swap(&new).unwrap();
             assert_eq!(server.fingerprint(), new.fingerprint());
             let (here, there) = smol::future::zip(client.connect(tcp_here, ip()), begun).await;
-            there.unwrap();
+            assert_eq!(there.unwrap().1, old.fingerprint());
             assert_eq!(leaf_fingerprint(&here.unwrap()), Some(old.fingerprint()));
             let (here, _there) = meet(&client, &server).await.unwrap();
             assert_eq!(leaf_fingerprint(&here), Some(new.fingerprint()));

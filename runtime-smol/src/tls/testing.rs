@@ -11,8 +11,11 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustls::pki_types::ServerName;
 use smol::future::zip;
 
-use super::{ClientTls, ServerTls};
+use super::{ALPN_HTTP, ALPN_NATIVE, ClientTls, ServerTls};
 use crate::net::Stream;
+
+/// What a client that speaks both offers.
+pub(super) const BOTH: &[&[u8]] = &[ALPN_NATIVE, ALPN_HTTP];
 
 /// A name for handshakes where it does not matter.
 pub(super) fn ip() -> ServerName<'static> {

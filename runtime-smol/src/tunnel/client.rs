@@ -1,10 +1,15 @@
 //! The hub of a dual-end client: one task that owns its machines and does what they want done.
 
+mod entrance;
+mod open;
+mod up;
+
 use std::collections::BTreeMap;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::handshake::probe::{Outcome, Probe, Then};
 use protocol::id::{ConnId, LinkId, Mint};
 use protocol::pool::{self, Pool};
 use protocol::reconnect::{self, Reconnect};
@@ -13,19 +18,22 @@ use protocol::session::{self, End};
 use protocol::terms::{Flow, InstanceId};
 use protocol::time::{Instant, earliest};
 use protocol::wire::signal::Signal;
-use protocol::{ingress, limits};
+use protocol::{ingress, roster};
 use smol::channel::{Receiver, Sender, bounded};
 use smol::future::{FutureExt as _, yield_now};
 
-use super::connect::{ClientSession, Connected, Connector};
+use self::entrance::Entrance;
+use self::open::Opening;
+use self::up::Up;
+use super::connect::{Connected, Connector};
 use super::control::{self, Control};
-use super::hub::{self, Leash, Msg, Turns, cut};
-use super::idle::DataConn;
-use super::keys::Derived;
-use super::users::Entrances;
-use super::waiting::{Told, Waiting};
+use super::hub::{self, Msg, Turns};
+use super::keys::Keys;
+use super::users::Listeners;
+use super::waiting::Waiting;
 use super::{Shared, TunnelError, goodbye};
 use crate::clock::{Clock, Deadline};
+use crate::net::Stream;
 
 /// A client's state.
 #[derive(Debug)]
@@ -37,42 +45,38 @@ pub(super) struct Client {
     links: Mint,
     conns: Mint,
     reconnect: Reconnect,
+    /// Which generation the next attempt is for.
+    probe: Probe,
     waiting: Waiting,
     up: Option<Up>,
     /// Sessions whose server said goodbye: their relays go on, and their end is news of the server.
     leaving: BTreeMap<LinkId, Sender<Signal>>,
     /// Takes users in, while this client is ingress.
-    users: Option<Entrances>,
+    entrance: Entrance,
     /// What the last attempt failed with, so that it is logged once.
     complaint: Option<String>,
     timer: Deadline,
 }
 
-/// The session that is up.
-#[derive(Debug)]
-struct Up {
-    session: Arc<ClientSession>,
-    inbox: Sender<Signal>,
-    flow: Flow,
-    pool: Pool,
-    /// Data connections being opened or idle; at an ingress `waiting` holds the idle ones.
-    leashes: BTreeMap<ConnId, Leash>,
-}
-
 impl Client {
-    pub(super) fn new(shared: Arc<Shared>, hub: Sender<Msg>, key: Derived, mut rng: Rng) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, hub: Sender<Msg>, keys: Keys, mut rng: Rng) -> Self {
         let now = Clock::new().now();
         let instance = InstanceId(rng.bytes());
         Self {
-            connector: Arc::new(Connector::new(Arc::clone(&shared), key, instance)),
+            connector: Arc::new(Connector {
+                shared: Arc::clone(&shared),
+                keys,
+                instance,
+            }),
             reconnect: Reconnect::new(rng.seed(), now),
+            probe: Probe::new(shared.config.proto),
             waiting: Waiting::new(&shared, now),
             rng,
             links: Mint::default(),
             conns: Mint::default(),
             up: None,
             leaving: BTreeMap::new(),
-            users: None,
+            entrance: Entrance::default(),
             complaint: None,
             timer: Deadline::never(),
             shared,
@@ -87,23 +91,20 @@ impl Client {
         loop {
             turns.take().await;
             self.settle();
-            let pool = self.up.as_ref().and_then(|up| up.pool.poll_timeout());
+            let up = self.up.as_ref().and_then(Up::poll_timeout);
             let due = earliest(self.reconnect.poll_timeout(), self.waiting.poll_timeout());
-            let msg = hub::next(inbox.as_mut(), &mut self.timer, earliest(due, pool)).await;
+            let msg = hub::next(inbox.as_mut(), &mut self.timer, earliest(due, up)).await;
             let now = Clock::new().now();
             match msg {
                 None => {
                     self.reconnect.handle_timeout(now);
                     self.waiting.handle_timeout(now);
                     if let Some(up) = &mut self.up {
-                        up.pool.handle_timeout(now);
+                        up.handle_timeout(now);
                     }
                 }
                 Some(Msg::Stop) => break,
-                Some(Msg::Connected(attempt)) => match *attempt {
-                    Ok(connected) => self.on_connected(now, connected).await?,
-                    Err(error) => self.on_failed(now, &error.to_string()),
-                },
+                Some(Msg::Listening(outcome)) => self.on_listening(outcome?),
                 Some(msg) => self.on(now, msg),
             }
         }
@@ -113,123 +114,130 @@ impl Client {
 
     fn on(&mut self, now: Instant, msg: Msg) {
         match msg {
+            Msg::Connected(attempt) => match *attempt {
+                Ok(connected) => self.on_connected(now, connected),
+                Err(error) => self.on_failed(now, error.outcome(), &error.to_string()),
+            },
             Msg::Session(link, output) => self.on_session(now, link, output),
-            Msg::Opened(conn) => self.on_opened(now, conn),
-            Msg::DialFailed(conn) => self.tell_pool(now, pool::Input::DialFailed(conn)),
-            Msg::Taken(conn) => self.tell_pool(now, pool::Input::Taken(conn)),
+            Msg::Control(conn, stream) => {
+                // One that is not wanted is closed.
+                if self
+                    .up
+                    .as_mut()
+                    .is_some_and(|up| up.takes_control(now, conn))
+                {
+                    self.on_control(now, stream, Vec::new());
+                }
+            }
+            Msg::Opened(conn, number) => {
+                if let Some(up) = &mut self.up {
+                    up.on_opened(now, conn, number, &mut self.waiting);
+                }
+            }
+            Msg::DialFailed(conn) => self.on_gone(now, pool::Input::DialFailed(conn)),
+            Msg::Taken(conn) => self.on_gone(now, pool::Input::Taken(conn)),
+            Msg::Early(link, conn) => {
+                if let Some(up) = self.up.as_mut().filter(|up| up.link() == link) {
+                    up.on_early(now, conn, &mut self.waiting);
+                }
+            }
             Msg::Lost(conn, withdrawn) => {
                 self.waiting.handle_input(now, ingress::Input::Lost(conn));
-                self.tell_pool(
-                    now,
-                    match withdrawn {
-                        true => pool::Input::Withdrawn(conn),
-                        false => pool::Input::Ended(conn),
-                    },
-                );
+                if let Some(up) = &mut self.up {
+                    up.on_lost(now, conn, withdrawn);
+                }
             }
             Msg::User(user) => self.waiting.user(now, user, false),
             Msg::Again(user) => self.waiting.user(now, user, true),
             // Only a server is told these.
             Msg::Accepted(..) | Msg::Door(..) | Msg::Certificate(_) | Msg::CertificateStep(_) => {}
+            Msg::Returned(_) => {}
             // Handled before.
-            Msg::Connected(_) | Msg::Stop => {}
+            Msg::Listening(_) | Msg::Stop => {}
         }
     }
 
-    /// A data connection changed; one of an earlier session is unknown to the pool and ignored.
-    fn tell_pool(&mut self, now: Instant, input: pool::Input) {
-        let Some(up) = &mut self.up else { return };
-        match input {
-            pool::Input::DialFailed(conn)
-            | pool::Input::Taken(conn)
-            | pool::Input::Ended(conn)
-            | pool::Input::Withdrawn(conn) => {
-                up.leashes.remove(&conn);
-            }
-            pool::Input::Opened(_)
-            | pool::Input::Demand(_)
-            | pool::Input::Flush
-            | pool::Input::Drain => {}
-        }
-        up.pool.handle_input(now, input);
-    }
-
-    fn on_opened(&mut self, now: Instant, conn: ConnId) {
-        let Some(up) = &mut self.up else { return };
-        up.pool.handle_input(now, pool::Input::Opened(conn));
-        if up.flow == Flow::Forward
-            && let Some(leash) = up.leashes.remove(&conn)
-        {
-            self.waiting.idle(now, up.session.link, conn, leash);
+    /// A data connection changed; one of an earlier session is unknown and ignored.
+    fn on_gone(&mut self, now: Instant, input: pool::Input) {
+        if let Some(up) = &mut self.up {
+            up.on_gone(now, input);
         }
     }
 
-    async fn on_connected(
-        &mut self,
-        now: Instant,
-        connected: Connected,
-    ) -> Result<(), TunnelError> {
-        let Connected {
-            stream,
-            established,
-            session,
-        } = connected;
-        let flow = established.flow;
-        self.reconnect.handle_input(now, reconnect::Input::Up);
-        self.complaint = None;
+    fn on_connected(&mut self, now: Instant, connected: Connected) {
         let env = &self.shared.config.env;
+        let established = &connected.established;
         let pool = Pool::new(
             pool::Config {
                 min: usize::try_from(self.shared.config.min).unwrap_or(usize::MAX),
                 max: self.shared.most_idle(established.max),
                 min_interval: env.min_pool_interval,
                 max_interval: env.max_pool_interval,
+                control_wait: established.dialect.capabilities.control.wait(),
             },
             self.conns.clone(),
             self.rng.seed(),
             now,
         );
-        let (inbox, signals) = bounded(control::INBOX);
+        let (up, control) = Up::new(connected, pool);
+        self.up = Some(up);
+        if let Some((stream, rest)) = control {
+            self.on_control(now, stream, rest);
+        }
+    }
+
+    /// The session has its control channel: it is up.
+    fn on_control(&mut self, now: Instant, stream: Stream, rest: Vec<u8>) {
+        let Some(up) = &mut self.up else { return };
+        let dialect = &up.session.dialect;
+        let generation = dialect.generation;
+        self.reconnect.handle_input(now, reconnect::Input::Up);
+        self.complaint = None;
+        tracing::info!(
+            session = up.name.map(tracing::field::display),
+            %generation,
+            flow = up.flow.as_str(),
+            tls = up.session.tls.as_str(),
+            "session up"
+        );
+        if let Some(lacks) = up.lacks {
+            tracing::warn!(%generation, "legacy session: {lacks}");
+        }
+        let (inbox, signals) = control::inbox(dialect.capabilities.launch);
         let control = Control {
-            link: session.link,
+            link: up.link(),
             stream,
-            rest: established.rest,
+            rest,
             preamble: Vec::new(),
-            report_interval: env.report_interval,
+            dialect: dialect.clone(),
+            report_interval: self.shared.config.env.report_interval,
             inbox: signals,
             hub: self.hub.clone(),
         };
-        tracing::info!(
-            session = %established.session,
-            flow = flow.as_str(),
-            tls = established.tls.as_str(),
-            "session up"
-        );
         self.shared.spawn_session(control.drive());
-        self.waiting
-            .handle_input(now, ingress::Input::SessionUp(session.link));
-        let leashes = BTreeMap::new();
-        self.up = Some(Up {
-            session,
-            inbox,
-            flow,
-            pool,
-            leashes,
-        });
-        self.shared.flow_is(flow);
+        up.control_is(now, inbox, &mut self.waiting);
+        let flow = up.flow;
+        self.remember(Outcome::Up(generation));
         match flow {
-            Flow::Forward if self.users.is_none() => {
-                let listeners = self.shared.listen_for_users().await?;
-                self.users = Some(Entrances::open(&self.shared, listeners, &self.hub));
+            Flow::Forward => {
+                let seed = self.rng.seed();
+                self.entrance.open(&self.shared, &self.hub, seed);
             }
-            Flow::Forward => {}
-            Flow::Reverse => self.users = None,
+            Flow::Reverse => self.entrance = Entrance::Shut,
         }
-        Ok(())
     }
 
-    /// A repeated complaint is logged once.
-    fn on_failed(&mut self, now: Instant, error: &str) {
+    fn on_listening(&mut self, listeners: Listeners) {
+        self.entrance.opened(&self.shared, &self.hub, listeners);
+    }
+
+    /// There is no session. A repeated complaint is logged once.
+    fn on_failed(&mut self, now: Instant, outcome: Outcome, error: &str) {
+        if self.remember(outcome) {
+            let attempt = self.probe.attempt();
+            tracing::debug!(%error, "trying {attempt}");
+            return self.connect();
+        }
         if self.complaint.as_deref() == Some(error) {
             tracing::debug!(%error, "still no session");
         } else {
@@ -239,12 +247,17 @@ impl Client {
         self.reconnect.handle_input(now, reconnect::Input::Failed);
     }
 
+    /// Remembers how an attempt ended; whether the next one is due at once.
+    fn remember(&mut self, outcome: Outcome) -> bool {
+        self.probe.handle_outcome(outcome) == Then::Now
+    }
+
     fn on_session(&mut self, now: Instant, link: LinkId, output: session::Output) {
         if self.leaving.contains_key(&link) && matches!(output, session::Output::Closed(_)) {
             self.leaving.remove(&link);
             return self.reconnect.handle_input(now, reconnect::Input::News);
         }
-        let Some(up) = self.up.as_mut().filter(|up| up.session.link == link) else {
+        let Some(up) = self.up.as_mut().filter(|up| up.link() == link) else {
             return;
         };
         match output {
@@ -258,8 +271,15 @@ impl Client {
                 retry_after,
             } => {
                 tracing::info!(%reason, "the server is leaving");
-                self.leaving.insert(link, up.inbox.clone());
+                self.leaving
+                    .extend(up.inbox().map(|inbox| (link, inbox.clone())));
                 self.end(now, End::Graceful, Some(retry_after));
+            }
+            session::Output::Launch { id, launch } => {
+                up.on_signal(now, roster::Input::Launch { id, launch });
+            }
+            session::Output::Verify { id, fp } => {
+                up.on_signal(now, roster::Input::Verify { id, fp });
             }
             session::Output::Skipped => tracing::debug!("unreadable line from the server"),
             session::Output::Closed(end) => {
@@ -277,9 +297,15 @@ impl Client {
             up.session.fate.died_unclean();
         }
         self.waiting
-            .handle_input(now, ingress::Input::SessionGone(up.session.link));
-        self.reconnect
-            .handle_input(now, reconnect::Input::Ended(retry_after));
+            .handle_input(now, ingress::Input::SessionGone(up.link()));
+        let input = if up.is_up() {
+            reconnect::Input::Ended(retry_after)
+        } else {
+            // What this led to is as good as a failed attempt.
+            self.remember(Outcome::Failed);
+            reconnect::Input::Failed
+        };
+        self.reconnect.handle_input(now, input);
     }
 
     /// Does what the machines want done, until they want nothing more.
@@ -288,42 +314,17 @@ impl Client {
             self.connect();
         }
         let now = Clock::new().now();
-        let Self {
-            waiting,
-            up,
-            shared,
-            ..
-        } = self;
-        waiting.settle(shared, |told| {
-            let Some(up) = up else { return };
-            let input = match told {
-                Told::Taken(conn, link) if link == up.session.link => pool::Input::Taken(conn),
-                Told::Demand(link, n) if link == up.session.link => pool::Input::Demand(n),
-                Told::Taken(..) | Told::Demand(..) => return,
-            };
-            up.pool.handle_input(now, input);
-        });
-        // What was just launched may have told the machines a later time.
-        let now = Clock::new().now();
-        let mut exhausted = false;
-        while let Some(output) = self.up.as_mut().and_then(|up| up.pool.poll_output()) {
-            match output {
-                pool::Output::Dial(conn) => self.dial(conn),
-                pool::Output::Close(conn) => {
-                    self.waiting.handle_input(now, ingress::Input::Lost(conn));
-                    self.up.as_mut().map(|up| up.leashes.remove(&conn));
-                }
-                pool::Output::Exhausted => exhausted = true,
-            }
-        }
-        if exhausted {
-            let failures = limits::DIAL_FAILURES;
-            tracing::warn!(
-                failures,
-                "data connections fail one after the other, session ended"
-            );
+        // Before users are given connections.
+        if let Some(up) = &mut self.up
+            && !up.settle(now, &mut self.waiting)
+        {
             self.end(now, End::Lost, None);
         }
+        let up = &mut self.up;
+        self.waiting.settle(&self.shared, |told| {
+            up.as_mut().is_some_and(|up| up.told(now, told))
+        });
+        self.settle_pool();
         let idle = self.up.as_ref().map_or(0, |up| up.pool.idle());
         self.shared
             .stats
@@ -331,89 +332,68 @@ impl Client {
             .set(u64::try_from(idle).unwrap_or(u64::MAX));
     }
 
+    fn settle_pool(&mut self) {
+        // What was just launched may have told the machines a later time.
+        let now = Clock::new().now();
+        let mut useless = None;
+        while let Some(up) = &mut self.up
+            && let Some(output) = up.pool.poll_output()
+        {
+            match output {
+                pool::Output::Dial(conn) => self.dial(conn),
+                pool::Output::Close(conn) => up.close(now, conn, &mut self.waiting),
+                pool::Output::Exhausted => {
+                    useless = Some("data connections fail one after the other");
+                }
+                pool::Output::NoControl => {
+                    useless = Some("no data connection became the control channel in time");
+                }
+            }
+        }
+        if let Some(why) = useless {
+            tracing::warn!("{why}, session ended");
+            self.end(now, End::Lost, None);
+        }
+    }
+
     fn connect(&mut self) {
         let link = LinkId::from_number(self.links.next());
         let connector = Arc::clone(&self.connector);
-        let hub = self.hub.clone();
+        let (hub, attempt) = (self.hub.clone(), self.probe.attempt());
         self.shared.spawn_control(async move {
-            let attempt = connector.session(link).await;
-            drop(hub.send(Msg::Connected(Box::new(attempt))).await);
+            let outcome = connector.session(link, attempt).await;
+            drop(hub.send(Msg::Connected(Box::new(outcome))).await);
         });
     }
 
     fn dial(&mut self, conn: ConnId) {
         let Some(up) = &mut self.up else { return };
-        let (leash, orders) = bounded(1);
-        up.leashes.insert(conn, leash);
-        let session = Arc::clone(&up.session);
-        let (shared, hub, flow) = (Arc::clone(&self.shared), self.hub.clone(), up.flow);
-        self.shared
-            .spawn_relay(open(session, conn, flow, orders, shared, hub));
+        let (leash, orders) = bounded(hub::ORDERS);
+        up.dialled(conn, leash);
+        let opening = Opening {
+            conn,
+            session: Arc::clone(&up.session),
+            flow: up.flow,
+            orders,
+            shared: Arc::clone(&self.shared),
+            hub: self.hub.clone(),
+        };
+        self.shared.spawn_relay(opening.run());
     }
 
     /// Takes nothing new, says goodbye and lets relays run out.
     async fn stop(mut self, inbox: Pin<&mut Receiver<Msg>>) {
-        self.users.iter_mut().for_each(Entrances::close);
+        self.entrance.close();
         self.leaving.clear();
         if let Some(up) = &mut self.up {
-            up.inbox.try_send(goodbye()).ok();
+            up.inbox().map(|inbox| inbox.try_send(goodbye()).ok());
             // The goodbye goes first: without it, withdrawals look like failures.
             yield_now().await;
-            up.leashes.clear();
+            up.drop_idle();
         }
         self.waiting.close();
         self.shared.drain().or(hub::discard(inbox)).await;
         self.up = None;
         self.shared.last_words().await;
-    }
-}
-
-/// Opens a data connection; from then on it is a task of its own.
-async fn open(
-    session: Arc<ClientSession>,
-    conn: ConnId,
-    flow: Flow,
-    orders: Receiver<hub::Order>,
-    shared: Arc<Shared>,
-    hub: Sender<Msg>,
-) {
-    let dial = async { Some(session.data(&shared).await) };
-    let cut = async {
-        cut(&orders).await;
-        None
-    };
-    let opened = smol::future::or(dial, cut).await;
-    let stream = match opened {
-        Some(Ok(stream)) => stream,
-        Some(Err(error)) => {
-            tracing::debug!(%error, "data connection not opened");
-            shared.stats.dial_failures.add(1);
-            drop(hub.send(Msg::DialFailed(conn)).await);
-            return;
-        }
-        None => {
-            drop(hub.send(Msg::DialFailed(conn)).await);
-            return;
-        }
-    };
-    if hub.send(Msg::Opened(conn)).await.is_err() {
-        return;
-    }
-    let fate = Arc::clone(&session.fate);
-    drop(session);
-    let parting = shared.parting.take();
-    let data = DataConn {
-        conn,
-        stream,
-        orders,
-        fate,
-        shared,
-        hub,
-        _parting: parting,
-    };
-    let shared = Arc::clone(&data.shared);
-    match flow {
-        Flow::Reverse => shared.spawn_relay(data.at_egress()),
-        Flow::Forward => shared.spawn_relay(data.at_ingress()),
     }
 }

@@ -1,34 +1,41 @@
-//! The client's side of opening a session and its data connections (`wire.md` §2.2, §2.3).
+//! The client's side of opening a session: one attempt, in the generation that is due (`wire.md` §1,
+//! §2.2, §3, §4, §5).
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, TcpStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use async_io::Timer;
-use protocol::config::Sni;
+use async_io::{Async, Timer};
+use protocol::config::{Sni, Tunnel as Config};
+use protocol::dialect::{ControlOn, DataBy};
+use protocol::handshake::legacy::{AwaitAnswer, LegacyConfig, LegacyHandshake, Spoken};
+use protocol::handshake::probe::{Attempt, Outcome, answers_http};
 use protocol::handshake::{
-    ClientHandshake, ClientHandshakeConfig, Established, HandshakeError, Step,
+    AwaitWelcome, ClientHandshake, ClientHandshakeConfig, Established, HandshakeError, Step,
 };
 use protocol::id::LinkId;
 use protocol::proof::{self, DataSecret};
-use protocol::terms::{DataTls, Fingerprint, InstanceId, SessionId};
-use protocol::wire::preface::Preface;
+use protocol::terms::{DataTls, Generation, InstanceId};
+use rustls::pki_types::ServerName;
 use smol::future::FutureExt as _;
 use smol::io::AsyncWriteExt as _;
 
 use super::Shared;
+use super::data::{ClientSession, Entry, Numbered, Signed, Trust};
 use super::door::read_some;
-use super::keys::Derived;
+use super::keys::Keys;
 use crate::clock::Clock;
 use crate::net::{DialError, Stream};
 use crate::relay::Fate;
-use crate::tls::{ClientTls, VerifyError, leaf_fingerprint, server_name, verify_chain};
+use crate::tls::{ClientTls, VerifyError, server_name, verify_chain};
 
 /// What this program calls itself in a `hello`.
 const AGENT: &str = concat!("nodepass/", env!("CARGO_PKG_VERSION"));
+/// The port at which a GET goes inside ordinary HTTPS.
+const HTTPS_PORT: u16 = 443;
 
 /// Why a session could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -37,15 +44,17 @@ pub(super) enum ConnectError {
     Dial(#[from] DialError),
     #[error("no session with the server within the handshake timeout")]
     TooLate,
-    #[error("tls with the server: {0}")]
-    Tls(io::Error),
+    #[error("tls with the server, to speak {0}: {1}")]
+    Tls(Attempt, io::Error),
     #[error(
         "the server closed the connection before it said anything: \
-         it is no nodepass server, or has banned this address"
+         it does not speak {0}, or has banned this address"
     )]
-    Closed,
-    #[error("the server does not speak the native generation, and others are not yet supported")]
-    NotNative,
+    Closed(Attempt),
+    #[error("the server speaks http in the clear, this client may only speak {0}")]
+    AnswersHttp(Attempt),
+    #[error("the server does not speak {0}")]
+    OtherProtocol(Attempt),
     #[error("connection to the server: {0}")]
     Io(#[from] io::Error),
     #[error("{0}")]
@@ -56,140 +65,144 @@ pub(super) enum ConnectError {
 
 impl ConnectError {
     /// A server that closes at once is met as an end or as a reset, by chance.
-    fn of_tls(error: io::Error) -> Self {
+    fn of_tls(attempt: Attempt, error: io::Error) -> Self {
         let closed = [
             ErrorKind::UnexpectedEof,
             ErrorKind::ConnectionReset,
             ErrorKind::BrokenPipe,
         ];
         if closed.contains(&error.kind()) {
-            Self::Closed
+            Self::Closed(attempt)
         } else {
-            Self::Tls(error)
+            Self::Tls(attempt, error)
+        }
+    }
+
+    /// What the attempt says about the server's generation.
+    pub(super) const fn outcome(&self) -> Outcome {
+        match self {
+            Self::AnswersHttp(_) => Outcome::AnsweredHttp,
+            Self::Dial(_)
+            | Self::TooLate
+            | Self::Tls(..)
+            | Self::Closed(_)
+            | Self::OtherProtocol(_)
+            | Self::Io(_)
+            | Self::Handshake(_)
+            | Self::Certificate(_) => Outcome::Failed,
         }
     }
 }
 
-/// Why a data connection could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum DataError {
-    #[error("{0}")]
-    Dial(#[from] DialError),
-    #[error("not open within the handshake timeout")]
-    TooLate,
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    #[error("a certificate that the session did not announce")]
-    Certificate,
-}
-
-/// A session that is up, before its task runs.
+/// What an attempt led to: a session whose task does not run yet.
 #[derive(Debug)]
 pub(super) struct Connected {
-    pub(super) stream: Stream,
+    /// The control channel, where it is the connection of the handshake.
+    pub(super) control: Option<Stream>,
     pub(super) established: Established,
     pub(super) session: Arc<ClientSession>,
+    /// What a legacy session lacks.
+    pub(super) lacks: Option<&'static str>,
 }
 
-/// What data connections of a session need.
-#[derive(Debug)]
-pub(super) struct ClientSession {
-    pub(super) link: LinkId,
-    pub(super) fate: Arc<Fate>,
-    name: SessionId,
-    data_secret: DataSecret,
-    seq: AtomicU64,
-    server: SocketAddr,
-    tls: DataTls,
-    trust: Mutex<Trust>,
-}
-
-/// Which certificates data connections may show, and what is remembered of them.
-#[derive(Debug)]
-struct Trust {
-    fingerprints: Vec<Fingerprint>,
-    client: Arc<ClientTls>,
+/// What the handshake of an attempt led to.
+struct Agreed {
+    stream: Stream,
+    established: Established,
+    entry: Entry,
+    lacks: Option<&'static str>,
 }
 
 /// What every attempt of a client needs.
 #[derive(Debug)]
 pub(super) struct Connector {
     pub(super) shared: Arc<Shared>,
-    pub(super) key: Derived,
+    pub(super) keys: Keys,
     pub(super) instance: InstanceId,
-    tls: ClientTls,
 }
 
 impl Connector {
-    pub(super) fn new(shared: Arc<Shared>, key: Derived, instance: InstanceId) -> Self {
-        Self {
-            shared,
-            key,
-            instance,
-            tls: ClientTls::control(),
-        }
-    }
-
-    /// Opens a control connection and a session on it.
-    pub(super) async fn session(&self, link: LinkId) -> Result<Connected, ConnectError> {
+    /// Makes one attempt.
+    pub(super) async fn session(
+        &self,
+        link: LinkId,
+        attempt: Attempt,
+    ) -> Result<Connected, ConnectError> {
         let timeout = self.shared.config.env.handshake_timeout;
         let too_late = async {
             // Dialling has a deadline of its own.
             Timer::after(timeout + self.shared.config.env.tcp_dial_timeout).await;
             Err(ConnectError::TooLate)
         };
-        Box::pin(self.open(link)).or(too_late).await
+        Box::pin(self.open(link, attempt)).or(too_late).await
     }
 
-    async fn open(&self, link: LinkId) -> Result<Connected, ConnectError> {
+    async fn open(&self, link: LinkId, attempt: Attempt) -> Result<Connected, ConnectError> {
         let config = &self.shared.config;
+        if matches!(attempt, Attempt::Tls { native: true, .. }) {
+            // It may still be in the making, and the server waits only so long.
+            self.keys.native.get().await;
+        }
         let deadline = Instant::now() + config.env.tcp_dial_timeout;
-        let key = self.key.get().await;
         let dialer = &self.shared.dialer;
         let socket = dialer
             .tunnel(&config.tunnel.host, config.tunnel.port, deadline)
             .await?;
+        // Asked now: later the server may have gone.
         let server = socket.get_ref().peer_addr()?;
-        let name = server_name(&config.sni, &config.tunnel.host, server.ip());
-        let mut stream = self
-            .tls
-            .connect(socket, name)
-            .await
-            .map_err(ConnectError::of_tls)?;
-        if stream.alpn() != Some(proof::ALPN) {
-            return Err(ConnectError::NotNative);
-        }
-        let established = self.handshake(&mut stream, &key).await?;
-        if established.tls == DataTls::Verified {
-            self.verify(&stream).await?;
-        }
-        let data_secret = DataSecret::from_bytes(stream.exporter(proof::LABEL_DATA)?);
-        let trust = Trust {
-            fingerprints: established.fingerprints.clone(),
-            client: Arc::new(ClientTls::data()),
-        };
-        let session = ClientSession {
-            link,
-            fate: Fate::new(),
-            name: established.session,
-            data_secret,
-            seq: AtomicU64::new(1),
-            server,
-            tls: established.tls,
-            trust: Mutex::new(trust),
-        };
-        Ok(Connected {
+        let Agreed {
             stream,
             established,
+            entry,
+            lacks,
+        } = self.agree(socket, server.ip(), attempt).await?;
+        let session = ClientSession {
+            link,
+            fate: Fate::new(established.dialect.capabilities.relay_idle),
+            dialect: established.dialect.clone(),
+            server,
+            tls: established.tls,
+            entry,
+        };
+        let on_handshake = established.dialect.capabilities.control == ControlOn::Handshake;
+        Ok(Connected {
+            control: on_handshake.then_some(stream),
+            established,
             session: Arc::new(session),
+            lacks,
         })
     }
 
-    async fn handshake(
+    /// The handshake of whichever generation the attempt is for.
+    async fn agree(
         &self,
-        stream: &mut Stream,
-        key: &proof::PreKey,
-    ) -> Result<Established, ConnectError> {
+        socket: Async<TcpStream>,
+        server: IpAddr,
+        attempt: Attempt,
+    ) -> Result<Agreed, ConnectError> {
+        let config = &self.shared.config;
+        let name = server_name(&config.sni, &config.tunnel.host, server);
+        match attempt {
+            Attempt::Tls { .. } => {
+                let stream = secured(socket, name, attempt).await?;
+                match attempt.inside_tls(stream.alpn()) {
+                    Some(Generation::Native) => self.native(stream).await,
+                    Some(_) => self.legacy(stream, Spoken::Https).await,
+                    None => Err(ConnectError::OtherProtocol(attempt)),
+                }
+            }
+            Attempt::Http if config.tunnel.port == HTTPS_PORT => {
+                let stream = secured(socket, name, attempt).await?;
+                // No token is shown to a stranger.
+                verify(config, &stream).await?;
+                self.legacy(stream, Spoken::Http).await
+            }
+            Attempt::Http => self.legacy(Stream::Plain(socket), Spoken::Http).await,
+            Attempt::Classic => self.legacy(Stream::Plain(socket), Spoken::Classic).await,
+        }
+    }
+
+    async fn native(&self, mut stream: Stream) -> Result<Agreed, ConnectError> {
         let exporter = stream.exporter(proof::LABEL_AUTH)?;
         let config = ClientHandshakeConfig {
             instance: self.instance,
@@ -197,82 +210,120 @@ impl Connector {
             least_tls: self.shared.config.tls,
         };
         let timeout = self.shared.config.env.handshake_timeout;
-        let mut hello = Vec::new();
-        let now = Clock::new().now();
-        let mut state = ClientHandshake::start(&config, key, &exporter, now, timeout, &mut hello);
-        stream.write_all(&hello).await?;
-        stream.flush().await?;
-        loop {
-            let bytes = read_some(stream).await?;
-            if bytes.is_empty() {
-                return Err(state.handle_eof().into());
-            }
-            match state.handle_bytes(&bytes)? {
-                Step::NeedsInput(next) => state = next,
-                Step::Done(established) => return Ok(established),
-            }
+        let (key, now, mut hello) = (self.keys.native.get().await, Clock::new().now(), Vec::new());
+        let state = ClientHandshake::start(&config, &key, &exporter, now, timeout, &mut hello);
+        let established = exchange(&mut stream, &hello, state).await?;
+        if established.tls == DataTls::Verified {
+            verify(&self.shared.config, &stream).await?;
         }
+        let signed = Signed {
+            name: established.session.ok_or(HandshakeError::Malformed)?,
+            secret: DataSecret::from_bytes(stream.exporter(proof::LABEL_DATA)?),
+            seq: AtomicU64::new(1),
+            trust: Mutex::new(Trust {
+                fingerprints: established.fingerprints.clone(),
+                client: Arc::new(ClientTls::data()),
+            }),
+        };
+        Ok(Agreed {
+            stream,
+            established,
+            entry: Entry::Signed(signed),
+            lacks: None,
+        })
     }
 
-    /// `tls=2`: the chain of the control connection must be good for the server's name.
-    async fn verify(&self, stream: &Stream) -> Result<(), VerifyError> {
-        let chain = stream.chain().to_vec();
+    async fn legacy(&self, mut stream: Stream, spoken: Spoken) -> Result<Agreed, ConnectError> {
         let config = &self.shared.config;
-        let name = match &config.sni {
-            Sni::Name(name) => name.clone(),
-            Sni::Host | Sni::None => config.tunnel.host.clone(),
+        let legacy = LegacyConfig::new(&config.sni, &config.tunnel.host, config.tls);
+        let (now, timeout) = (Clock::new().now(), config.env.handshake_timeout);
+        let (keys, mut request) = (&self.keys.legacy, Vec::new());
+        let state = LegacyHandshake::start(spoken, &legacy, keys, now, timeout, &mut request)?;
+        let established = exchange(&mut stream, &request, state).await?;
+        let DataBy::Address(form) = established.dialect.capabilities.data else {
+            return Err(HandshakeError::Malformed.into());
         };
-        let ca = config.ca.clone();
-        // Roots come from files.
-        smol::unblock(move || verify_chain(&chain, &name, ca.as_deref().map(Path::new))).await
+        Ok(Agreed {
+            stream,
+            established,
+            entry: Entry::Numbered(Numbered::new(form)),
+            lacks: Some(spoken.lacks()),
+        })
     }
 }
 
-impl ClientSession {
-    /// Opens one data connection, up to and with its preface.
-    pub(super) async fn data(&self, shared: &Shared) -> Result<Stream, DataError> {
-        let timeout = shared.config.env.handshake_timeout;
-        let too_late = async {
-            Timer::after(timeout).await;
-            Err(DataError::TooLate)
-        };
-        Box::pin(self.open(shared, Instant::now() + timeout))
-            .or(too_late)
-            .await
-    }
-
-    async fn open(&self, shared: &Shared, deadline: Instant) -> Result<Stream, DataError> {
-        let socket = shared.dialer.tunnel_to(self.server, deadline).await?;
-        let (mut stream, exporter) = if self.tls == DataTls::Plain {
-            (Stream::Plain(socket), None)
+/// TLS with whatever certificate: trust comes later, or not at all.
+async fn secured(
+    socket: Async<TcpStream>,
+    name: ServerName<'static>,
+    attempt: Attempt,
+) -> Result<Stream, ConnectError> {
+    let mut heard = Vec::new();
+    let tls = ClientTls::control(attempt.alpn());
+    let connected = tls.connect_listening(socket, name, &mut heard).await;
+    connected.map_err(|error| {
+        if answers_http(&heard) {
+            ConnectError::AnswersHttp(attempt)
         } else {
-            let client = Arc::clone(&self.trust().client);
-            let config = &shared.config;
-            let name = server_name(&config.sni, &config.tunnel.host, self.server.ip());
-            let stream = client.connect(socket, name).await?;
-            let leaf = leaf_fingerprint(&stream);
-            if !leaf.is_some_and(|leaf| self.trust().fingerprints.contains(&leaf)) {
-                return Err(DataError::Certificate);
-            }
-            let exporter = stream.exporter(proof::LABEL_CONN)?;
-            (stream, Some(exporter))
-        };
-        let seq = self.seq.fetch_add(1, Ordering::Relaxed);
-        let preface = Preface::new(&self.data_secret, self.name, seq, exporter.as_ref());
-        stream.write_all(&preface.encode()).await?;
-        stream.flush().await?;
-        Ok(stream)
+            ConnectError::of_tls(attempt, error)
+        }
+    })
+}
+
+/// A client's handshake that waits for the server.
+trait Awaiting: Sized {
+    fn handle_bytes(self, bytes: &[u8]) -> Result<Step<Self, Established>, HandshakeError>;
+    fn handle_eof(self) -> Result<Established, HandshakeError>;
+}
+
+impl Awaiting for AwaitWelcome {
+    fn handle_bytes(self, bytes: &[u8]) -> Result<Step<Self, Established>, HandshakeError> {
+        self.handle_bytes(bytes)
     }
 
-    /// The server's certificates valid from now on. Tickets of the old ones are forgotten: a
-    /// resumed connection shows the certificate it was made with.
-    pub(super) fn trust_now(&self, fingerprints: Vec<Fingerprint>) {
-        let mut trust = self.trust();
-        trust.client.fresh();
-        trust.fingerprints = fingerprints;
+    fn handle_eof(self) -> Result<Established, HandshakeError> {
+        Err(self.handle_eof())
+    }
+}
+
+impl Awaiting for AwaitAnswer {
+    fn handle_bytes(self, bytes: &[u8]) -> Result<Step<Self, Established>, HandshakeError> {
+        self.handle_bytes(bytes)
     }
 
-    fn trust(&self) -> std::sync::MutexGuard<'_, Trust> {
-        self.trust.lock().unwrap_or_else(PoisonError::into_inner)
+    fn handle_eof(self) -> Result<Established, HandshakeError> {
+        self.handle_eof()
     }
+}
+
+/// Says the first words and reads until the handshake is over.
+async fn exchange(
+    stream: &mut Stream,
+    words: &[u8],
+    mut state: impl Awaiting,
+) -> Result<Established, ConnectError> {
+    stream.write_all(words).await?;
+    stream.flush().await?;
+    loop {
+        let bytes = read_some(stream).await?;
+        if bytes.is_empty() {
+            return Ok(state.handle_eof()?);
+        }
+        match state.handle_bytes(&bytes)? {
+            Step::NeedsInput(next) => state = next,
+            Step::Done(established) => return Ok(established),
+        }
+    }
+}
+
+/// `tls=2`: the chain that the server showed must be good for its name.
+pub(super) async fn verify(config: &Config, stream: &Stream) -> Result<(), VerifyError> {
+    let chain = stream.chain().to_vec();
+    let name = match &config.sni {
+        Sni::Name(name) => name.clone(),
+        Sni::Host | Sni::None => config.tunnel.host.clone(),
+    };
+    let ca = config.ca.clone();
+    // Roots come from files.
+    smol::unblock(move || verify_chain(&chain, &name, ca.as_deref().map(Path::new))).await
 }

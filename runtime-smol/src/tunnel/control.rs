@@ -6,10 +6,12 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
+use protocol::dialect::{Dialect, LaunchBy};
 use protocol::id::LinkId;
+use protocol::limits;
 use protocol::session::{Input, Output, Session};
 use protocol::wire::signal::Signal;
-use smol::channel::{Receiver, Sender};
+use smol::channel::{Receiver, Sender, bounded};
 use smol::future::{FutureExt as _, yield_now};
 use smol::io::{AsyncRead as _, AsyncWrite as _};
 use smol::stream::Stream as _;
@@ -19,7 +21,9 @@ use crate::clock::{Clock, Deadline};
 use crate::net::Stream;
 
 /// Signals waiting for a session's task. A hub that finds it full has a peer that does not read.
-pub(super) const INBOX: usize = 64;
+const INBOX: usize = 64;
+/// The same where each launch is a signal: a hub may launch all users that wait in one go.
+const INBOX_OF_LAUNCHES: usize = limits::QUEUED_USERS + INBOX;
 /// How long the last words of a session may take to be written.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// After this many turns in a row the task lets others run: async-io never yields by itself.
@@ -34,10 +38,19 @@ pub(super) struct Control {
     pub(super) rest: Vec<u8>,
     /// Bytes that go before the first signal: the server's `welcome`.
     pub(super) preamble: Vec<u8>,
+    pub(super) dialect: Dialect,
     pub(super) report_interval: Duration,
     /// What the hub wants to be told to the peer; closed: end the session.
     pub(super) inbox: Receiver<Signal>,
     pub(super) hub: Sender<Msg>,
+}
+
+/// What a hub wants to be told to the peer, on its way to the session's task.
+pub(super) fn inbox(launch: LaunchBy) -> (Sender<Signal>, Receiver<Signal>) {
+    bounded(match launch {
+        LaunchBy::DataConnection => INBOX,
+        LaunchBy::Signal => INBOX_OF_LAUNCHES,
+    })
 }
 
 enum Wake {
@@ -52,7 +65,7 @@ impl Control {
     pub(super) async fn drive(mut self) {
         let clock = Clock::new();
         let mut inbox = pin!(self.inbox.clone());
-        let mut session = Session::new(self.report_interval, clock.now());
+        let mut session = Session::new(&self.dialect, self.report_interval, clock.now());
         if !self.rest.is_empty() {
             session.handle_input(clock.now(), Input::Control(&self.rest));
             self.rest = Vec::new();

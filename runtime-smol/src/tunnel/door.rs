@@ -2,26 +2,30 @@
 //!
 //! Runs in a task of its own, never in the accept loop, under one deadline.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_io::{Async, Timer};
-use protocol::demux::{self, Demux, Inside, Verdict, Why};
+use protocol::demux::{self, Demux, Expected, Inside, Verdict, Why};
+use protocol::handshake::legacy::{AwaitLegacy, LegacyStep, Spoken};
 use protocol::handshake::{AwaitHello, HandshakeError, ServerStep};
 use protocol::id::ConnId;
+use protocol::limits;
 use protocol::proof::{self, DataSecret};
+use protocol::terms::{Fingerprint, Generation};
 use protocol::wire::preface::{self, Preface};
 use smol::channel::{Receiver, Sender};
-use smol::future::FutureExt as _;
+use smol::future::{FutureExt as _, pending};
 use smol::io::{AsyncRead, AsyncReadExt as _};
 
 use super::Shared;
 use super::hub::{DoorEvent, Msg, Order, cut};
-use super::keys::Derived;
-use crate::clock::Clock;
+use super::keys::Keys;
+use crate::clock::{Clock, until};
 use crate::net::Stream;
 use crate::tls::ServerTls;
 
@@ -30,8 +34,10 @@ use crate::tls::ServerTls;
 pub(super) struct Door {
     pub(super) shared: Arc<Shared>,
     pub(super) tls: ServerTls,
-    pub(super) key: Derived,
+    pub(super) keys: Keys,
     pub(super) hub: Sender<Msg>,
+    /// Generations that `proto` excludes and somebody spoke: worth a warning once.
+    pub(super) excluded: Mutex<BTreeSet<Generation>>,
 }
 
 /// Why a connection in handshake was closed.
@@ -55,7 +61,7 @@ impl Door {
         self: Arc<Self>,
         conn: ConnId,
         socket: Async<TcpStream>,
-        from: SocketAddr,
+        (from, expected): (SocketAddr, Expected),
         orders: Receiver<Order>,
     ) {
         let too_late = async {
@@ -67,12 +73,12 @@ impl Door {
             Ok(None)
         };
         // Boxed: a TLS handshake's state is large, and the task outlives it.
-        let met = Box::pin(async { self.handshake(socket).await.map(Some) });
+        let met = Box::pin(async { self.handshake(socket, expected).await.map(Some) });
         let event = match met.or(too_late).or(dropped).await {
             Ok(Some(event)) => event,
             Ok(None) => return,
             Err(why) => {
-                tracing::debug!(%from, %why, "connection at the tunnel port closed");
+                self.log(from, &why);
                 DoorEvent::Ended
             }
         };
@@ -80,51 +86,135 @@ impl Door {
         drop(self.hub.send(Msg::Door(conn, event)).await);
     }
 
-    async fn handshake(&self, mut socket: Async<TcpStream>) -> Result<DoorEvent, Unwelcome> {
+    fn log(&self, from: SocketAddr, why: &Unwelcome) {
+        let excluded = match why {
+            Unwelcome::Demux(Why::NotAllowed(generation)) => Some(*generation),
+            Unwelcome::Demux(Why::NotClassic) => Some(Generation::Classic),
+            Unwelcome::Demux(Why::Unknown | Why::TimedOut)
+            | Unwelcome::TooLate
+            | Unwelcome::Io(_)
+            | Unwelcome::Handshake(_)
+            | Unwelcome::Preface(_) => None,
+        };
+        let mut known = self.excluded.lock().unwrap_or_else(PoisonError::into_inner);
+        if excluded.is_some_and(|generation| known.insert(generation)) {
+            tracing::warn!(%from, %why, "connection at the tunnel port closed");
+        } else {
+            tracing::debug!(%from, %why, "connection at the tunnel port closed");
+        }
+    }
+
+    async fn handshake(
+        &self,
+        mut socket: Async<TcpStream>,
+        expected: Expected,
+    ) -> Result<DoorEvent, Unwelcome> {
         let config = &self.shared.config;
-        let now = Clock::new().now();
-        let mut demux = Demux::new(config.proto, now, config.env.handshake_timeout);
-        let mut first = [0; 1];
-        // Looked at, not read: TLS wants it, too.
-        if socket.peek(&mut first).await? == 0 {
+        let timeout = config.env.handshake_timeout;
+        let mut demux = Demux::new(config.proto, expected, Clock::new().now(), timeout);
+        let Some(seen) = look(&socket, &mut demux).await? else {
             return Ok(DoorEvent::Ended);
+        };
+        match seen {
+            Verdict::Tls => {
+                let (stream, leaf) = self.tls.accept_showing(socket).await?;
+                return self.under_tls(stream, leaf, expected).await;
+            }
+            Verdict::NativePreface => return data(Stream::Plain(socket), &[], None).await,
+            Verdict::Silent => {
+                let (stream, leaf) = (Stream::Plain(socket), None);
+                return Ok(DoorEvent::Silent { stream, leaf });
+            }
+            Verdict::Legacy(spoken) => {
+                return self.legacy(Stream::Plain(socket), spoken, Vec::new()).await;
+            }
+            Verdict::Close(why) => return Err(why.into()),
+            Verdict::NeedMore => {}
         }
-        let mut verdict = demux.handle_bytes(&first);
-        if verdict == Verdict::Tls {
-            return self.under_tls(self.tls.accept(socket).await?).await;
-        }
+        // Byte by byte, so that nothing is read beyond what decides.
         let mut head = Vec::with_capacity(preface::LEN);
         loop {
-            socket.read_exact(&mut first).await?;
-            if !head.is_empty() {
-                verdict = demux.handle_bytes(&first);
-            }
-            head.extend_from_slice(&first);
-            match verdict {
+            let mut next = [0; 1];
+            socket.read_exact(&mut next).await?;
+            head.extend_from_slice(&next);
+            match demux.handle_bytes(&next) {
                 Verdict::NeedMore => {}
                 Verdict::NativePreface => return data(Stream::Plain(socket), &head, None).await,
+                Verdict::Legacy(spoken) => {
+                    return self.legacy(Stream::Plain(socket), spoken, head).await;
+                }
                 Verdict::Close(why) => return Err(why.into()),
-                Verdict::Tls | Verdict::Legacy(_) => return Err(Why::Unknown.into()),
+                // The one is looked for before anything is read, the other says nothing.
+                Verdict::Tls | Verdict::Silent => return Err(Why::Unknown.into()),
             }
         }
     }
 
-    async fn under_tls(&self, mut stream: Stream) -> Result<DoorEvent, Unwelcome> {
+    async fn under_tls(
+        &self,
+        mut stream: Stream,
+        leaf: Fingerprint,
+        expected: Expected,
+    ) -> Result<DoorEvent, Unwelcome> {
         let alpn = stream.alpn().map(<[u8]>::to_vec);
+        let may_be_silent = demux::silent_in_tls(expected, alpn.as_deref()) == Inside::Silent;
         let mut head = Vec::new();
         loop {
             let mut next = [0; 1];
-            stream.read_exact(&mut next).await?;
+            let read = async { stream.read_exact(&mut next).await.map(|()| true) };
+            let quiet = async {
+                if !may_be_silent || !head.is_empty() {
+                    return pending().await;
+                }
+                Timer::after(limits::QUIET).await;
+                Ok(false)
+            };
+            if !read.or(quiet).await? {
+                let leaf = Some(leaf);
+                return Ok(DoorEvent::Silent { stream, leaf });
+            }
             head.extend_from_slice(&next);
             match demux::after_tls(self.shared.config.proto, alpn.as_deref(), &head) {
-                Inside::NeedMore => {}
+                Inside::NeedMore | Inside::Silent => {}
                 Inside::Control => return self.control(stream, head).await,
                 Inside::Preface => {
                     let exporter = stream.exporter(proof::LABEL_CONN)?;
                     return data(stream, &head, Some(exporter)).await;
                 }
+                Inside::Legacy(spoken) => return self.legacy(stream, spoken, head).await,
                 Inside::Close(why) => return Err(why.into()),
-                Inside::Legacy(_) => return Err(Why::Unknown.into()),
+            }
+        }
+    }
+
+    async fn legacy(
+        &self,
+        mut stream: Stream,
+        spoken: Spoken,
+        head: Vec<u8>,
+    ) -> Result<DoorEvent, Unwelcome> {
+        let timeout = self.shared.config.env.handshake_timeout;
+        let now = Clock::new().now();
+        let mut state = AwaitLegacy::new(spoken, &self.keys.legacy, now, timeout)?;
+        let mut bytes = head;
+        loop {
+            match state.handle_bytes(&bytes)? {
+                LegacyStep::NeedsInput(next) => state = next,
+                LegacyStep::Verified(verified) => {
+                    let verified = Box::new(verified);
+                    return Ok(DoorEvent::Legacy { stream, verified });
+                }
+                LegacyStep::Refused { answer: line, why } if why.counts_for_ban() => {
+                    return Ok(DoorEvent::WrongProof { stream, line });
+                }
+                LegacyStep::Refused { answer, why } => {
+                    send_refusal(&mut stream, &answer).await?;
+                    return Err(why.into());
+                }
+            }
+            bytes = read_some(&mut stream).await?;
+            if bytes.is_empty() {
+                return Err(state.handle_eof().into());
             }
         }
     }
@@ -134,7 +224,7 @@ impl Door {
         let data_secret = DataSecret::from_bytes(stream.exporter(proof::LABEL_DATA)?);
         let timeout = self.shared.config.env.handshake_timeout;
         let now = Clock::new().now();
-        let mut state = AwaitHello::new(&self.key.get().await, &auth, now, timeout);
+        let mut state = AwaitHello::new(&self.keys.native.get().await, &auth, now, timeout);
         let mut bytes = head;
         loop {
             match state.handle_bytes(&bytes)? {
@@ -165,7 +255,41 @@ impl Door {
     }
 }
 
-/// Writes a `refuse` line and ends the stream, so that the peer can read it.
+/// What the first bytes say, or that none come; `None` at the end of the stream. They are looked at,
+/// not read: TLS wants them, too, and a preface is read in one piece.
+async fn look(socket: &Async<TcpStream>, demux: &mut Demux) -> io::Result<Option<Verdict>> {
+    loop {
+        let mut start = [0; demux::PREFACE_MAGIC.len()];
+        let look = async { socket.peek(&mut start).await.map(Some) };
+        let due = demux.poll_timeout();
+        let quiet = async {
+            until(due).await;
+            Ok(None)
+        };
+        match look.or(quiet).await? {
+            Some(0) => return Ok(None),
+            Some(seen) => {
+                let start = start.get(..seen).unwrap_or_default();
+                let verdict = demux.clone().handle_bytes(start);
+                let may_be_tls = demux::CLIENT_HELLO.starts_with(start);
+                if verdict != Verdict::NeedMore || !may_be_tls {
+                    return Ok(Some(verdict));
+                }
+                // Half of what tells TLS, which nobody sends by itself: look again later, as a socket
+                // with an unread byte wakes at once.
+                Timer::after(limits::QUIET).await;
+            }
+            None => {
+                let verdict = demux.handle_timeout(Clock::new().now());
+                if verdict != Verdict::NeedMore {
+                    return Ok(Some(verdict));
+                }
+            }
+        }
+    }
+}
+
+/// Says no as the handshake does and ends the stream, so that the peer can read it.
 pub(super) async fn send_refusal(stream: &mut Stream, line: &[u8]) -> io::Result<()> {
     use smol::io::AsyncWriteExt as _;
     stream.write_all(line).await?;

@@ -1,4 +1,4 @@
-//! Egress: a launch is answered with the target, or with the reason why not (`wire.md` §2.4).
+//! Egress: a launch is answered with the target, or with the reason why not (`wire.md` §2.4, §3).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,11 +6,13 @@ use std::sync::Arc;
 use protocol::config::ProxyVersion;
 use protocol::proxy_header;
 use protocol::terms::Transport;
+use protocol::wire::datagram::Form;
 use protocol::wire::launch::{Launch, Status};
 use smol::io::AsyncWriteExt as _;
 
 use super::Shared;
-use super::served::{Near, Served};
+use super::idle::DataConn;
+use super::served::{InUse, Near, Served};
 use super::slots::Slot;
 use crate::net::Stream;
 use crate::relay::Fate;
@@ -31,6 +33,7 @@ pub(super) async fn serve(
             near,
             data,
             launch,
+            form: Form::NATIVE,
             fate,
             _slot: slot,
         }
@@ -42,6 +45,37 @@ pub(super) async fn serve(
     }
 }
 
+/// The same for a launch that came as a signal: there is no answer, and a failure closes the
+/// connection. `early` is what came on `data` before.
+pub(super) async fn by_signal(data: DataConn, form: Form, launch: Launch, early: Vec<u8>) {
+    let DataConn {
+        conn,
+        stream: data,
+        orders,
+        fate,
+        shared,
+        hub,
+        ..
+    } = data;
+    let in_use = InUse { conn, orders, hub };
+    match meet(&shared, &launch, early).await {
+        Ok((near, slot)) => Served {
+            near,
+            data,
+            launch,
+            form,
+            fate,
+            _slot: slot,
+        }
+        .spawn_in_use(&shared, in_use),
+        Err(status) => {
+            tracing::debug!(user = %launch.source, %status, "launch refused");
+            drop(data);
+            in_use.over().await;
+        }
+    }
+}
+
 /// Dials the target and says so.
 async fn open(
     shared: &Shared,
@@ -49,6 +83,13 @@ async fn open(
     launch: &Launch,
     rest: Vec<u8>,
 ) -> Result<(Near, Slot), Status> {
+    let met = meet(shared, launch, rest).await?;
+    connected(data).await?;
+    Ok(met)
+}
+
+/// Dials the target.
+async fn meet(shared: &Shared, launch: &Launch, rest: Vec<u8>) -> Result<(Near, Slot), Status> {
     let slot = admit(shared, launch.transport)?;
     let near = match launch.transport {
         Transport::Tcp => {
@@ -66,7 +107,6 @@ async fn open(
             Near::Udp(Side::target(target), rest)
         }
     };
-    connected(data).await?;
     Ok((near, slot))
 }
 

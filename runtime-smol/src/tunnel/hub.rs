@@ -7,18 +7,24 @@ use std::task::Poll;
 
 use async_io::Async;
 use protocol::handshake::VerifiedHello;
+use protocol::handshake::legacy::VerifiedLegacy;
 use protocol::id::{ConnId, LinkId};
 use protocol::proof::DataSecret;
 use protocol::session;
+use protocol::terms::Fingerprint;
 use protocol::time::Instant;
+use protocol::wire::launch::Launch;
 use protocol::wire::preface::Preface;
 use smol::channel::{Receiver, Sender};
 use smol::future::yield_now;
 use smol::stream::Stream as _;
 
+use super::TunnelError;
 use super::connect::{ConnectError, Connected};
+use super::data::Number;
 use super::gate::Pass;
 use super::user::User;
+use super::users::Listeners;
 use crate::clock::{Clock, Deadline};
 use crate::net::Stream;
 use crate::tls::Identity;
@@ -42,15 +48,24 @@ pub(super) enum Msg {
     /// The client's attempt to open a session ended.
     Connected(Box<Result<Connected, ConnectError>>),
     /// A data connection of the client is open.
-    Opened(ConnId),
+    Opened(ConnId, Option<Number>),
+    /// One that the client opened is to be its session's control channel.
+    Control(ConnId, Stream),
+    /// The client listens for users, or cannot.
+    Listening(Result<Listeners, TunnelError>),
     /// A data connection of the client could not be opened.
     DialFailed(ConnId),
     /// An idle data connection was launched by the peer.
     Taken(ConnId),
-    /// An idle data connection ended; `true`: the peer withdrew it.
+    /// An idle data connection ended; `true`: the peer withdrew it. Or what was served on one that
+    /// has an id has ended.
     Lost(ConnId, bool),
     /// A user arrived.
     User(Box<User>),
+    /// A numbered data connection of that session showed bytes or its end before a launch.
+    Early(LinkId, ConnId),
+    /// One brought the handshake of a client that restarted.
+    Returned(LinkId),
     /// A launch was withdrawn: the user needs another connection.
     Again(Box<User>),
     /// New certificate files were read.
@@ -78,6 +93,17 @@ pub(super) enum DoorEvent {
         preface: Preface,
         exporter: Option<[u8; 32]>,
     },
+    /// It has the key, and speaks a legacy generation.
+    Legacy {
+        stream: Stream,
+        verified: Box<VerifiedLegacy>,
+    },
+    /// It says nothing: a data connection that waits for its id. `leaf` is what it was shown, if it
+    /// is silent inside TLS.
+    Silent {
+        stream: Stream,
+        leaf: Option<Fingerprint>,
+    },
     /// It ended, ran into the deadline or sent garbage.
     Ended,
 }
@@ -88,6 +114,10 @@ pub(super) enum DoorEvent {
 pub(super) enum Order {
     /// Launch this user on the connection.
     Launch(Box<User>),
+    /// The peer launched this user on it, by a signal.
+    Serve(Launch),
+    /// The peer wants it for another user: end what is served on it.
+    End,
 }
 
 /// Lets other tasks run now and then: async-io never yields while there is work.
@@ -103,6 +133,9 @@ impl Turns {
         }
     }
 }
+
+/// Orders that wait for a task: a launch, and the end of what it served.
+pub(super) const ORDERS: usize = 2;
 
 /// A hub's hold on a task.
 pub(super) type Leash = Sender<Order>;

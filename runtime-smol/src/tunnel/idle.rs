@@ -1,6 +1,8 @@
 //! Idle data connections, one task each. Another task takes over when they are launched, so that
 //! neither carries the room that the other needs.
 
+pub(super) mod numbered;
+
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -27,6 +29,9 @@ use crate::relay::Fate;
 /// How long a withdrawn connection waits for the peer to close, so that no RST overtakes the
 /// withdrawal.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// The most that is read at once.
+const READ: usize = 2048;
 
 /// One data connection and whom to tell.
 #[derive(Debug)]
@@ -56,15 +61,7 @@ impl DataConn {
         let user = match seen {
             Seen::User(user) => user,
             Seen::Cut => return self.tell(Msg::Lost(self.conn, false)).await,
-            Seen::Ended(withdrawn) => {
-                self.tell(Msg::Lost(self.conn, withdrawn)).await;
-                // A launch that crossed the end was never written: it goes to another connection.
-                self.orders.close();
-                if let Ok(Order::Launch(user)) = self.orders.try_recv() {
-                    self.tell(Msg::Again(user)).await;
-                }
-                return;
-            }
+            Seen::Ended(withdrawn) => return self.lost(withdrawn).await,
         };
         let Self {
             stream,
@@ -115,7 +112,8 @@ impl DataConn {
         let order = async {
             match orders.recv().await {
                 Ok(Order::Launch(user)) => Seen::User(user),
-                Err(_) => Seen::Cut,
+                // The others are for numbered connections.
+                Ok(Order::Serve(_) | Order::End) | Err(_) => Seen::Cut,
             }
         };
         let bytes = poll_fn(|cx| {
@@ -138,19 +136,34 @@ impl DataConn {
         self.tell(Msg::Lost(self.conn, false)).await;
     }
 
+    /// The connection ended while it was idle.
+    async fn lost(&self, withdrawn: bool) {
+        self.tell(Msg::Lost(self.conn, withdrawn)).await;
+        // A launch that crossed the end was never written: it goes to another connection.
+        self.orders.close();
+        if let Ok(Order::Launch(user)) = self.orders.try_recv() {
+            self.tell(Msg::Again(user)).await;
+        }
+    }
+
     async fn tell(&self, msg: Msg) {
         // The hub is gone only when the tunnel is.
         drop(self.hub.send(msg).await);
     }
 }
 
-/// Writes a status after which the connection is of no use, and lets the peer close it: a RST must
-/// not overtake the byte.
+/// Writes a status after which the connection is of no use.
 pub(super) async fn last_byte(stream: &mut Stream, status: Status) {
+    last_words(stream, &[status.as_byte()]).await;
+}
+
+/// Writes the last that is to be said on a connection and lets the peer close it: a RST must not
+/// overtake it.
+pub(super) async fn last_words(stream: &mut Stream, words: &[u8]) {
     let goodbye = async {
-        stream.write_all(&[status.as_byte()]).await?;
+        stream.write_all(words).await?;
         stream.close().await?;
-        while !read_some(stream).await?.is_empty() {}
+        while !read_some(stream, READ).await?.is_empty() {}
         Ok::<(), io::Error>(())
     };
     let too_late = async {
@@ -180,7 +193,7 @@ async fn read_launch(
     stream: &mut Stream,
     timeout: Duration,
 ) -> Result<Option<(Launch, Vec<u8>)>, NoLaunch> {
-    let mut bytes = read_some(stream).await?;
+    let mut bytes = read_some(stream, READ).await?;
     loop {
         if bytes.is_empty() {
             return Err(NoLaunch::Eof);
@@ -193,7 +206,7 @@ async fn read_launch(
             Timer::after(timeout).await;
             Err(NoLaunch::Incomplete)
         };
-        let more = async { read_some(stream).await.map_err(NoLaunch::from) }
+        let more = async { read_some(stream, READ).await.map_err(NoLaunch::from) }
             .or(late)
             .await?;
         if more.is_empty() {
@@ -203,11 +216,14 @@ async fn read_launch(
     }
 }
 
-async fn read_some(stream: &mut Stream) -> io::Result<Vec<u8>> {
+/// Reads what comes next, at most `most` bytes and [`READ`]; empty at the end. No buffer is held
+/// before it comes.
+async fn read_some(stream: &mut Stream, most: usize) -> io::Result<Vec<u8>> {
     poll_fn(|cx| {
         ready!(stream.poll_read_ready(cx))?;
-        let mut buffer = [0; 2048];
-        let n = ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
+        let mut buffer = [0; READ];
+        let room = buffer.get_mut(..most.min(READ)).unwrap_or_default();
+        let n = ready!(Pin::new(&mut *stream).poll_read(cx, room))?;
         Poll::Ready(Ok(buffer.get(..n).unwrap_or_default().to_vec()))
     })
     .await

@@ -1,4 +1,4 @@
-//! Ingress: a user is launched on a data connection, then relayed (`wire.md` §2.4).
+//! Ingress: a user is launched on a data connection, then relayed (`wire.md` §2.4, §3).
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
@@ -10,13 +10,15 @@ use async_io::Timer;
 use protocol::launching::{Launching, Outcome};
 use protocol::limits;
 use protocol::sniff::{Kind, Verdict};
-use protocol::wire::launch::{Launch, Status};
+use protocol::wire::datagram::{self, Form};
+use protocol::wire::launch::Status;
 use smol::channel::Sender;
 use smol::future::FutureExt as _;
 use smol::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _};
 
 use super::Shared;
 use super::hub::Msg;
+use super::idle::DataConn;
 use super::served::{Near, Served};
 use super::user::{User, UserSide};
 use crate::clock::{Clock, Deadline};
@@ -24,6 +26,7 @@ use crate::net::Stream;
 use crate::relay::tcp::{FirstBytes, Initial};
 use crate::relay::udp::{Side, UdpUser};
 use crate::relay::{self, Fate};
+use crate::stats::Stats;
 
 /// The most that is read at once before a relay begins.
 const READ: usize = 4096;
@@ -45,6 +48,75 @@ pub(super) async fn serve(
     }
 }
 
+/// Begins to relay `user` on `data` at once: its launch is a signal on the control channel.
+pub(super) async fn by_signal(conn: DataConn, form: Form, user: Box<User>) {
+    let DataConn {
+        stream: mut data,
+        fate,
+        shared,
+        ..
+    } = conn;
+    let launch = user.launch();
+    let User {
+        side,
+        kept,
+        kept_eof,
+        first,
+        slot,
+        ..
+    } = *user;
+    let near = match side {
+        UserSide::Tcp(user) => {
+            let initial = Initial {
+                to_near: Vec::new(),
+                to_peer: kept,
+                near_ended: kept_eof,
+                first,
+            };
+            Near::Tcp(user, initial)
+        }
+        UserSide::Udp(user) => {
+            let too_late = async {
+                Timer::after(limits::LAUNCH_WAIT).await;
+                Err(ErrorKind::TimedOut.into())
+            };
+            let sent = send_kept(&shared.stats, &mut data, &kept, form);
+            if let Err(error) = sent.or(too_late).await {
+                shared.stats.refused.add(1);
+                return tracing::debug!(user = %launch.source, %error, "user not served");
+            }
+            Near::Udp(Side::user(user), Vec::new())
+        }
+    };
+    let served = Served {
+        near,
+        data,
+        launch,
+        form,
+        fate,
+        _slot: slot,
+    };
+    served.spawn(&shared);
+}
+
+/// Sends what a launch that another session withdrew leaves of a UDP user: frames.
+async fn send_kept(
+    stats: &Stats,
+    data: &mut Stream,
+    mut kept: &[u8],
+    form: Form,
+) -> io::Result<()> {
+    while let Ok(Some(frame)) = datagram::split(kept) {
+        let mut bytes = Vec::new();
+        match form.encode(frame.datagram, &mut bytes) {
+            Ok(()) => data.write_all(&bytes).await?,
+            Err(_) => stats.dropped.add(1),
+        }
+        kept = frame.rest;
+    }
+    data.flush().await
+}
+
 /// Launches `user` on `data`. It comes back if the launch was withdrawn.
 async fn launch(
     shared: &Shared,
@@ -52,6 +124,7 @@ async fn launch(
     user: User,
     fate: Arc<Fate>,
 ) -> Result<Served, Option<User>> {
+    let launch = user.launch();
     let User {
         source,
         side,
@@ -66,7 +139,6 @@ async fn launch(
         poll_fn(|cx| Poll::Ready(user.poll_take(cx, &mut kept).is_ready())).await;
         shared.stats.udp_rx.add_len(relay::udp::payload(&kept));
     }
-    let launch = Launch::new(side.transport(), source);
     let machine = Launching::new(Clock::new().now(), &launch, kept, kept_eof);
     let answer = match side {
         UserSide::Tcp(user) => tcp(shared, &mut data, user, first, machine).await,
@@ -77,6 +149,7 @@ async fn launch(
             near,
             data,
             launch,
+            form: Form::NATIVE,
             fate,
             _slot: slot,
         }),
@@ -314,6 +387,32 @@ fn wait_for_answer(
         ready!(timer.poll(cx));
         if let Some(outcome) = machine.handle_timeout(Clock::new().now()) {
             return Poll::Ready((outcome, Vec::new()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+    use crate::relay::testing::connection;
+
+    #[test]
+    fn datagrams_of_a_withdrawn_launch_go_in_the_form_of_the_next_peer() {
+        let kept = b"\0\x03one\0\x05three\0\x03two";
+        for (form, expected) in [
+            (Form::Framed { max: 3 }, &b"\0\x03one\0\x03two"[..]),
+            (Form::Bare { max: 3 }, b"onetwo"),
+        ] {
+            let (mut data, mut far) = connection();
+            let stats = Stats::default();
+            smol::block_on(send_kept(&stats, &mut data, kept, form)).unwrap();
+            drop(data);
+            let mut sent = Vec::new();
+            far.read_to_end(&mut sent).unwrap();
+            assert_eq!(sent, expected);
+            assert_eq!(stats.snapshot().dropped, 1);
         }
     }
 }

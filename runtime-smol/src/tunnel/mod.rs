@@ -13,6 +13,7 @@
 mod client;
 mod connect;
 mod control;
+mod data;
 mod door;
 mod egress;
 mod gate;
@@ -20,6 +21,7 @@ mod hub;
 mod idle;
 mod keys;
 mod launch;
+mod numbered;
 mod report;
 mod rotation;
 mod served;
@@ -73,6 +75,17 @@ impl Tunnel {
     #[must_use]
     pub fn stats(&self) -> Snapshot {
         self.shared.stats.snapshot()
+    }
+
+    /// Sets its traffic counters to zero; nothing else is touched.
+    pub fn reset_traffic(&self) {
+        self.shared.stats.reset_traffic();
+    }
+
+    /// The run mode in force as `mode` numbers it: 1 or 2.
+    #[must_use]
+    pub fn mode(&self) -> u8 {
+        self.shared.running.mode()
     }
 
     /// Re-reads certificate files now.

@@ -1,7 +1,6 @@
 //! Telemetry: one record each report interval, for those who watch the log (`config.md` §4).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use async_io::Timer;
 use protocol::config::LogLevel;
@@ -38,7 +37,7 @@ async fn records(shared: &Shared) {
             udp_tx,
             ..
         } = shared.stats.snapshot();
-        let mode = shared.mode.load(Ordering::Relaxed);
+        let mode = shared.running.mode();
         tracing::info!(
             target: EVENT,
             "CHECK_POINT|MODE={mode}|PING={ping}ms|POOL={idle}|TCPS={tcps}|UDPS={udps}\

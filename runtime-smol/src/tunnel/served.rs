@@ -1,21 +1,25 @@
-//! The last stage of a data connection: its user and its target have met (`wire.md` §2.4).
+//! The last stage of a data connection: its user and its target have met (`wire.md` §2.4, §3).
 
+use std::io;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_io::Timer;
-use protocol::limits;
+use protocol::id::ConnId;
+use protocol::wire::datagram::Form;
 use protocol::wire::launch::Launch;
-use smol::future::FutureExt as _;
+use smol::channel::{Receiver, Sender};
+use smol::future::{FutureExt as _, pending};
 use smol::io::AsyncWriteExt as _;
 
 use super::Shared;
+use super::hub::{Msg, Order};
 use super::slots::Slot;
 use crate::net::Stream;
 use crate::relay::tcp::Initial;
 use crate::relay::udp::Side;
-use crate::relay::{self, Ended, Fate, Settings};
+use crate::relay::{self, End, Ended, Fate, Settings};
 
 /// How long a connection may take to say that it ends.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -26,8 +30,41 @@ pub(super) struct Served {
     pub(super) near: Near,
     pub(super) data: Stream,
     pub(super) launch: Launch,
+    /// How datagrams go on `data`.
+    pub(super) form: Form,
     pub(super) fate: Arc<Fate>,
     pub(super) _slot: Slot,
+}
+
+/// A numbered connection of an egress: the hub knows what is served on it.
+#[derive(Debug)]
+pub(super) struct InUse {
+    pub(super) conn: ConnId,
+    pub(super) orders: Receiver<Order>,
+    pub(super) hub: Sender<Msg>,
+}
+
+impl InUse {
+    /// Waits until the peer wants the connection for another user.
+    async fn reused(&self) -> Ended {
+        loop {
+            match self.orders.recv().await {
+                Ok(Order::End) => {
+                    let why = io::Error::other("used for another user");
+                    return Ended::Failed(End::Peer, why);
+                }
+                Ok(Order::Launch(_) | Order::Serve(_)) => {}
+                // The session has ended, the relay goes on.
+                Err(_) => return pending().await,
+            }
+        }
+    }
+
+    /// Nothing is served on the connection any more.
+    pub(super) async fn over(self) {
+        // The hub is gone only when the tunnel is.
+        drop(self.hub.send(Msg::Lost(self.conn, false)).await);
+    }
 }
 
 /// The user, at ingress, or its target, at egress.
@@ -49,6 +86,17 @@ impl Served {
         });
     }
 
+    /// The same for a numbered connection.
+    pub(super) fn spawn_in_use(mut self, shared: &Arc<Shared>, in_use: InUse) {
+        let own = Arc::clone(shared);
+        shared.spawn_relay(async move {
+            let reused = in_use.reused();
+            let ended = self.relay(&own.settings).or(reused).await;
+            self.end(&ended);
+            in_use.over().await;
+        });
+    }
+
     async fn relay(&mut self, settings: &Settings) -> Ended {
         let fate = Some(Arc::clone(&self.fate));
         match &mut self.near {
@@ -57,7 +105,7 @@ impl Served {
                 relay::tcp::relay(near, &mut self.data, settings, fate, initial).await
             }
             Near::Udp(near, rest) => {
-                let peer = Side::framed(&mut self.data, mem::take(rest), limits::DATAGRAM);
+                let peer = Side::stream(&mut self.data, mem::take(rest), self.form);
                 let ended = relay::udp::relay(near, peer, settings, fate).await;
                 if ended.is_orderly() {
                     // A TCP relay closes both ends itself. If this fails or a peer that does not read

@@ -3,11 +3,10 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_io::Timer;
 use protocol::config::{Running, Tunnel};
-use protocol::terms::Flow;
 use rustix::process::{Resource, getrlimit};
 use smol::channel::{Sender, bounded};
 use smol::future::FutureExt as _;
@@ -17,7 +16,7 @@ use super::slots::Slots;
 use super::start;
 use super::targets::Targets;
 use super::users::Listeners;
-use crate::executor::Handle;
+use crate::executor::{Handle, Relays};
 use crate::group::Group;
 use crate::net::Dialer;
 use crate::relay::Settings;
@@ -41,11 +40,9 @@ pub(super) struct Shared {
     pub(super) parting: Slots,
     pub(super) group: Group,
     pub(super) control: Handle,
-    pub(super) relays: Handle,
+    pub(super) relays: Relays,
     /// Nothing new is taken in.
     pub(super) stopping: AtomicBool,
-    /// The run mode in force as the API numbers it; 0 until it is known.
-    pub(super) mode: AtomicU8,
 }
 
 /// A task that runs while this is held.
@@ -69,9 +66,9 @@ impl Shared {
         });
     }
 
-    /// Runs a task on the relays' executor until it ends or the instance does.
+    /// Runs a task on a relays' executor until it ends or the instance does.
     pub(super) fn spawn_relay(&self, future: impl Future<Output = ()> + Send + 'static) {
-        self.group.spawn(&self.relays, future);
+        self.group.spawn(&self.relays.pick(), future);
     }
 
     /// Runs a task on the control executor while the result is held.
@@ -105,15 +102,6 @@ impl Shared {
         };
         let resolver = self.dialer.resolver();
         Ok(start::listen(&self.config, resolver, target).await?)
-    }
-
-    /// The server decided which end is ingress.
-    pub(super) fn flow_is(&self, flow: Flow) {
-        let mode = match flow {
-            Flow::Reverse => 1,
-            Flow::Forward => 2,
-        };
-        self.mode.store(mode, Ordering::Relaxed);
     }
 
     /// Lets relays run out, up to `NP_SHUTDOWN_TIMEOUT`.

@@ -44,13 +44,17 @@ pub(super) async fn run(
             | Msg::Door(..)
             | Msg::Session(..)
             | Msg::Connected(_)
-            | Msg::Opened(_)
+            | Msg::Opened(..)
+            | Msg::Control(..)
+            | Msg::Listening(_)
             | Msg::DialFailed(_)
             | Msg::Taken(_)
             | Msg::Lost(..)
             | Msg::User(_)
             | Msg::Again(_)
-            | Msg::CertificateStep(_) => {}
+            | Msg::CertificateStep(_)
+            | Msg::Early(..)
+            | Msg::Returned(_) => {}
         }
     }
     // UDP sessions that run go on.

@@ -3,22 +3,22 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8};
+use std::sync::atomic::AtomicBool;
 
 use protocol::config::{
     ConfigError, Facts, HostPort, KeyText, Mode, Role, Running, Tunnel as Config,
 };
-use protocol::demux::{self, NotYet};
 use protocol::key::TunnelKey;
 use protocol::rng::{Rng, Seed};
 use protocol::terms::{DataTls, Flow};
+use protocol::wire::classic::BadKey;
 use smol::channel::{Receiver, Sender, bounded};
 use tracing::Dispatch;
 use tracing::instrument::WithSubscriber as _;
 
 use super::client::Client;
 use super::hub::{self, Msg};
-use super::keys::Derived;
+use super::keys::Keys;
 use super::server::Server;
 use super::shared::Shared;
 use super::slots::Slots;
@@ -32,6 +32,7 @@ use crate::net::{
     Acceptor, Dialer, ListenError, Resolver, address, is_local, listen_both, listen_tcp,
     listen_udp, place, tune_edge, tune_tunnel,
 };
+use crate::random;
 use crate::relay::Settings;
 use crate::stats::Stats;
 use crate::tls::{Identity, IdentityError, ServerTls, VerifyError, Watch, check_roots};
@@ -39,12 +40,12 @@ use crate::tls::{Identity, IdentityError, ServerTls, VerifyError, Watch, check_r
 /// Why an instance could not be started: one line.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// `proto` asks for generations that are not there yet.
-    #[error("proto: {0}")]
-    NotYet(#[from] NotYet),
     /// The mode that was decided needs what the URL does not have.
     #[error("{0}")]
     Config(#[from] ConfigError),
+    /// `proto` names `classic`, which the key does not work with.
+    #[error("proto: {0}")]
+    Classic(#[from] BadKey),
     /// Cannot listen.
     #[error("{0}")]
     Listen(#[from] ListenError),
@@ -75,21 +76,46 @@ impl Tunnel {
         config: Config,
         log: Dispatch,
     ) -> Result<Self, StartError> {
+        Self::resume(runtime, config, log, Stats::default()).await
+    }
+
+    /// As [`start`](Self::start), with the counters of earlier runs: see [`Stats::resumed`].
+    ///
+    /// # Errors
+    /// It cannot be started as configured.
+    pub async fn resume(
+        runtime: &Runtime,
+        config: Config,
+        log: Dispatch,
+        stats: Stats,
+    ) -> Result<Self, StartError> {
         // Boxed: starting is rare and its future large.
-        Box::pin(start(runtime, config, log.clone()).with_subscriber(log)).await
+        Box::pin(start(runtime, config, log.clone(), stats).with_subscriber(log)).await
     }
 }
 
-async fn start(runtime: &Runtime, config: Config, log: Dispatch) -> Result<Tunnel, StartError> {
-    demux::check_supported(config.proto)?;
+async fn start(
+    runtime: &Runtime,
+    config: Config,
+    log: Dispatch,
+    stats: Stats,
+) -> Result<Tunnel, StartError> {
     if let Some(source) = config.dial.filter(|&source| !is_local(source)) {
         return Err(StartError::Foreign(source));
     }
-    let mut rng = Rng::new(random_seed()?);
+    let mut rng = Rng::new(random::seed().map_err(StartError::Random)?);
     let dialer = Dialer::new(Resolver::new(config.dns), config.dial);
     let running = decide(&config, dialer.resolver()).await;
     config.check_running(running)?;
-    let shared = Arc::new(share(runtime, config, running, dialer, rng.seed(), log));
+    let shared = Arc::new(share(
+        runtime,
+        config,
+        running,
+        dialer,
+        rng.seed(),
+        log,
+        stats,
+    ));
     let (hub, inbox) = bounded(hub::INBOX);
     let (reload, reloads) = bounded(1);
     let (end, done) = bounded(1);
@@ -143,8 +169,8 @@ async fn hub_of(
             if let Some(ca) = &config.ca {
                 check_roots(Path::new(ca))?;
             }
-            let key = derived(shared, &config.key);
-            let client = Client::new(Arc::clone(shared), hub.clone(), key, rng);
+            let keys = keys(shared, &config.key, config.tunnel.port)?;
+            let client = Client::new(Arc::clone(shared), hub.clone(), keys, rng);
             return Ok(Box::pin(client.run(inbox)));
         }
     };
@@ -156,12 +182,13 @@ async fn hub_of(
         (Flow::Reverse, Some(target)) => Some(listen(config, resolver, target).await?),
         (Flow::Reverse, None) | (Flow::Forward, _) => None,
     };
-    let mut key = config.key.clone();
+    let (mut key, mut port) = (config.key.clone(), config.tunnel.port);
     if let Ok(address) = acceptor.local_addr() {
         tracing::info!(%address, "tunnel port open");
         if config.default_key {
             // The port may be one that the system picked.
-            key = TunnelKey::default_for(address.port());
+            port = address.port();
+            key = TunnelKey::default_for(port);
         }
     }
     let tls = ServerTls::tunnel(&identity)?;
@@ -172,19 +199,21 @@ async fn hub_of(
         hub.clone(),
         flow,
         (tls, identity),
-        derived(shared, &key),
+        keys(shared, &key, port)?,
         ports,
         rng.seed(),
     );
     Ok(Box::pin(server.run(inbox)))
 }
 
-/// The derived key, being made: what waits for it may be cancelled, the work is not.
-fn derived(shared: &Shared, key: &TunnelKey) -> Derived {
-    let derived = Derived::of(key);
-    let making = derived.clone();
+/// The keys, the derived one being made: what waits for it may be cancelled, the work is not.
+fn keys(shared: &Shared, key: &TunnelKey, port: u16) -> Result<Keys, BadKey> {
+    let config = &shared.config;
+    let default_port = config.default_key.then_some(port);
+    let keys = Keys::of(key, default_port, config.proto)?;
+    let making = keys.native.clone();
     shared.spawn_control(async move { drop(making.get().await) });
-    derived
+    Ok(keys)
 }
 
 /// Decides the run mode, and says how if the URL left it open.
@@ -234,8 +263,9 @@ fn share(
     dialer: Dialer,
     seed: Seed,
     log: Dispatch,
+    stats: Stats,
 ) -> Shared {
-    let stats = Arc::<Stats>::default();
+    let stats = Arc::new(stats);
     let settings = Settings {
         stats: Arc::clone(&stats),
         rx: config.rate.map(Limiter::new),
@@ -243,10 +273,6 @@ fn share(
         tcp_idle: config.read,
         udp_idle: config.env.udp_read_timeout,
         buffer: config.env.tcp_data_buf_size,
-    };
-    let mode = match running {
-        Running::DualEnd => 0,
-        Running::ServerReverse | Running::ServerForward | Running::SingleEnd => running.mode(),
     };
     Shared {
         running,
@@ -260,7 +286,6 @@ fn share(
         group: Group::new(log),
         control: runtime.control(),
         relays: runtime.relays(),
-        mode: AtomicU8::new(mode),
         config,
     }
 }
@@ -324,13 +349,4 @@ fn watch(shared: &Arc<Shared>, hub: &Sender<Msg>, watch: Option<Watch>, reloads:
             }
         }
     });
-}
-
-/// 32 bytes from the operating system, for everything random in this instance.
-fn random_seed() -> Result<Seed, StartError> {
-    use std::io::Read as _;
-    let mut bytes = [0; 32];
-    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-    read.map_err(StartError::Random)?;
-    Ok(Seed(bytes))
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use protocol::config::Block;
 use protocol::terms::Transport;
+use protocol::wire::launch::Launch;
 
 use super::slots::Slot;
 use crate::net::Stream;
@@ -74,6 +75,11 @@ impl User {
             first: None,
             slot,
         }
+    }
+
+    /// How the peer is told of it.
+    pub(super) fn launch(&self) -> Launch {
+        Launch::new(self.side.transport(), self.source)
     }
 
     /// Whether the user has given up: its connection was reset. An end of its stream is no such

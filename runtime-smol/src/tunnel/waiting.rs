@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use protocol::id::{ConnId, LinkId, Mint, UserId};
 use protocol::ingress::{Config, Ingress, Input, Output};
 use protocol::time::Instant;
+use protocol::wire::launch::Launch;
 use smol::channel::TrySendError;
 
 use super::Shared;
@@ -74,8 +75,9 @@ impl Waiting {
         self.ingress.idle()
     }
 
-    /// Does what the machine wants done. What concerns sessions is handed to `tell`.
-    pub(super) fn settle(&mut self, shared: &Shared, mut tell: impl FnMut(Told)) {
+    /// Does what the machine wants done. What concerns sessions is handed to `tell`; it says `false`
+    /// if the peer cannot be told.
+    pub(super) fn settle(&mut self, shared: &Shared, mut tell: impl FnMut(Told) -> bool) {
         while let Some(output) = self.ingress.poll_output() {
             match output {
                 Output::Launch { user, conn, link } => {
@@ -84,15 +86,16 @@ impl Waiting {
                         self.ingress
                             .handle_input(Clock::new().now(), Input::Idle(link, conn));
                     } else {
-                        tell(Told::Taken(conn, link));
-                        self.launch(user, conn);
+                        self.launch(shared, user, (conn, link), &mut tell);
                     }
                 }
                 Output::Expired(user) => {
                     self.refuse(shared, user, "no data connection in time");
                 }
                 Output::Refused(user) => self.refuse(shared, user, "too many users wait"),
-                Output::Demand(link, n) => tell(Told::Demand(link, n)),
+                Output::Demand(link, n) => {
+                    tell(Told::Demand(link, n));
+                }
                 Output::Close(conn) => {
                     self.leashes.remove(&conn);
                 }
@@ -117,7 +120,20 @@ impl Waiting {
         gone
     }
 
-    fn launch(&mut self, user: UserId, conn: ConnId) {
+    fn launch(
+        &mut self,
+        shared: &Shared,
+        user: UserId,
+        (conn, link): (ConnId, LinkId),
+        tell: &mut impl FnMut(Told) -> bool,
+    ) {
+        let Some(launch) = self.users.get(&user).map(|user| user.launch()) else {
+            return;
+        };
+        if !tell(Told::Taken(conn, link, launch)) {
+            self.leashes.remove(&conn);
+            return self.refuse(shared, user, "the peer does not read its control channel");
+        }
         let Some(user) = self.users.remove(&user) else {
             return;
         };
@@ -142,10 +158,10 @@ impl Waiting {
 }
 
 /// What ingress says about sessions and their connections.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Told {
-    /// This connection is in use now.
-    Taken(ConnId, LinkId),
+    /// This connection is in use now, for this user.
+    Taken(ConnId, LinkId, Launch),
     /// That session's peer is to open so many more.
     Demand(LinkId, u32),
 }

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::time::Duration;
 
 use async_io::Async;
+use protocol::wire::datagram::Form;
 use smol::channel::{Receiver, unbounded};
 use smol::future::{or, pending};
 use smol::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -76,18 +77,17 @@ impl Tunnel {
         let (idle, stats) = (settings.udp_idle, Arc::clone(&settings.stats));
         let shared = Arc::clone(&settings);
         let serve = async move {
-            let executor = Arc::clone(&relays);
             let begin = |user: UdpUser| {
                 let (settings, tell) = (Arc::clone(&shared), tell.clone());
                 let session = async move {
                     let ended = session(path, user, &settings, target).await;
                     drop(tell.send(ended).await);
                 };
-                all.upgrade().unwrap().spawn(&executor, session);
+                all.upgrade().unwrap().spawn(&relays.pick(), session);
             };
             serve(Async::new(users).unwrap(), idle, 8, stats, begin).await;
         };
-        group.spawn(&runtime.relays(), serve);
+        group.spawn(&runtime.relays().pick(), serve);
         Self {
             users: address,
             settings,
@@ -101,14 +101,16 @@ impl Tunnel {
         let target = socket();
         let address = target.local_addr().unwrap();
         let tunnel = Self::new(path, settings(), address);
-        tunnel.group.spawn(&tunnel.runtime.relays(), async move {
-            let target = Async::new(target).unwrap();
-            let mut buffer = vec![0; 65_536];
-            loop {
-                let (len, from) = target.recv_from(&mut buffer).await.unwrap();
-                target.send_to(&buffer[..len], from).await.unwrap();
-            }
-        });
+        tunnel
+            .group
+            .spawn(&tunnel.runtime.relays().pick(), async move {
+                let target = Async::new(target).unwrap();
+                let mut buffer = vec![0; 65_536];
+                loop {
+                    let (len, from) = target.recv_from(&mut buffer).await.unwrap();
+                    target.send_to(&buffer[..len], from).await.unwrap();
+                }
+            });
         tunnel
     }
 }
@@ -137,17 +139,14 @@ async fn session(path: Path, user: UdpUser, settings: &Settings, to: SocketAddr)
             Stream::Plain(Async::new(b).unwrap()),
         )
     };
-    let (here, there) = if let Path::Raw(most) = path {
-        (
-            Side::raw(&mut a, Vec::new(), most),
-            Side::raw(&mut b, Vec::new(), most),
-        )
-    } else {
-        (
-            Side::framed(&mut a, Vec::new(), DATAGRAM),
-            Side::framed(&mut b, Vec::new(), DATAGRAM),
-        )
+    let form = match path {
+        Path::Raw(max) => Form::Bare { max },
+        Path::Framed | Path::FramedTls | Path::Direct => Form::NATIVE,
     };
+    let (here, there) = (
+        Side::stream(&mut a, Vec::new(), form),
+        Side::stream(&mut b, Vec::new(), form),
+    );
     let far = crate::relay::testing::settings();
     let egress = relay(&mut target, there, &far, None);
     or(relay(&mut near, here, settings, None), async {
@@ -312,7 +311,7 @@ fn a_slow_session_drops_only_its_own_datagrams() {
     let group = Group::new(Dispatch::none());
     let (tell, told) = unbounded();
     let counted = Arc::clone(&stats);
-    group.spawn(&runtime.relays(), async move {
+    group.spawn(&runtime.relays().pick(), async move {
         let begin = |user| tell.try_send(user).unwrap();
         serve(Async::new(users).unwrap(), PATIENCE, 8, counted, begin).await;
     });
@@ -323,7 +322,7 @@ fn a_slow_session_drops_only_its_own_datagrams() {
     let other = smol::block_on(told.recv()).unwrap();
     let target = socket();
     let near = Async::new(connected(target.local_addr().unwrap())).unwrap();
-    group.spawn(&runtime.relays(), async move {
+    group.spawn(&runtime.relays().pick(), async move {
         let mut user = Side::user(other);
         relay(&mut user, Side::target(near), &settings, None).await;
     });
@@ -347,7 +346,7 @@ fn a_frame_beyond_the_limit_and_the_end_of_the_stream_end_the_session() {
         far.write_all(bytes).unwrap();
         drop(far);
         let near = Async::new(connected(target.local_addr().unwrap())).unwrap();
-        let peer = Side::framed(&mut stream, Vec::new(), DATAGRAM);
+        let peer = Side::stream(&mut stream, Vec::new(), Form::NATIVE);
         let mut target = Side::target(near);
         let ended = async_io::block_on(relay(&mut target, peer, &settings(), None));
         assert_eq!(ended.is_orderly(), orderly, "{ended}");
@@ -364,7 +363,11 @@ fn frames_read_earlier_go_first_and_frames_may_be_cut_anywhere() {
     far.write_all(b"wo\0\0\0\x05th").unwrap();
     let near = connected(target.local_addr().unwrap());
     let to = near.local_addr().unwrap();
-    let peer = Side::framed(&mut stream, b"\0\x03one\0\x03t".to_vec(), 4);
+    let peer = Side::stream(
+        &mut stream,
+        b"\0\x03one\0\x03t".to_vec(),
+        Form::Framed { max: 4 },
+    );
     let mut near = Side::target(Async::new(near).unwrap());
     let settings = settings();
     let stats = Arc::clone(&settings.stats);
@@ -392,7 +395,7 @@ fn an_idle_session_is_small_and_holds_no_buffer() {
     let near = connected(target.get_ref().local_addr().unwrap());
     let mut near = Side::target(Async::new(near).unwrap());
     let settings = settings();
-    let peer = Side::framed(&mut stream, Vec::new(), DATAGRAM);
+    let peer = Side::stream(&mut stream, Vec::new(), Form::NATIVE);
     let relay = relay(&mut near, peer, &settings, None);
     let size = size_of_val(&relay);
     assert!(size < 1024, "{size} bytes");
@@ -416,10 +419,10 @@ fn a_session_of_a_lost_tunnel_session_ends_although_its_target_goes_on() {
     let near = connected(target.local_addr().unwrap());
     target.connect(near.local_addr().unwrap()).unwrap();
     target.send(b"on and on").unwrap();
-    let fate = Fate::with_silence(Duration::from_millis(20));
+    let fate = Fate::with_silence(Duration::from_millis(20), None);
     fate.died_unclean();
     let settings = settings();
-    let peer = Side::framed(&mut stream, Vec::new(), DATAGRAM);
+    let peer = Side::stream(&mut stream, Vec::new(), Form::NATIVE);
     let mut near = Side::target(Async::new(near).unwrap());
     let ended = async_io::block_on(relay(&mut near, peer, &settings, Some(fate)));
     assert!(matches!(ended, Ended::Orphaned));

@@ -1,0 +1,97 @@
+//! One data connection of a client, until it is idle.
+
+use std::sync::Arc;
+
+use protocol::dialect::ControlOn;
+use protocol::id::ConnId;
+use protocol::terms::{DataId, Flow};
+use smol::channel::{Receiver, Sender};
+
+use super::super::Shared;
+use super::super::data::{ClientSession, Number, Opened};
+use super::super::hub::{Msg, Order, cut};
+use super::super::idle::DataConn;
+use super::super::idle::numbered::NumberedConn;
+
+/// A data connection to be opened, and whom to tell.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub(super) conn: ConnId,
+    pub(super) session: Arc<ClientSession>,
+    pub(super) flow: Flow,
+    pub(super) orders: Receiver<Order>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) hub: Sender<Msg>,
+}
+
+impl Opening {
+    /// Opens the connection; from then on it is a task of its own.
+    pub(super) async fn run(self) {
+        let Some(Opened { stream, number }) = self.open().await else {
+            // The hub is gone only when the tunnel is.
+            return drop(self.hub.send(Msg::DialFailed(self.conn)).await);
+        };
+        if number.is_some_and(|number| self.is_control(number)) {
+            return drop(self.hub.send(Msg::Control(self.conn, stream)).await);
+        }
+        if self.hub.send(Msg::Opened(self.conn, number)).await.is_err() {
+            return;
+        }
+        let Self {
+            conn,
+            session,
+            flow,
+            orders,
+            shared,
+            hub,
+        } = self;
+        let own = Arc::clone(&shared);
+        let data = DataConn {
+            conn,
+            stream,
+            orders,
+            fate: Arc::clone(&session.fate),
+            _parting: shared.parting.take(),
+            shared,
+            hub,
+        };
+        match (number, flow) {
+            (Some(_), _) => {
+                let numbered = NumberedConn {
+                    data,
+                    link: session.link,
+                    preamble: Vec::new(),
+                    form: session.dialect.capabilities.datagrams,
+                    // Nobody dials a client.
+                    returning: None,
+                    peer_is_ingress: flow == Flow::Reverse,
+                };
+                own.spawn_relay(numbered.run());
+            }
+            (None, Flow::Reverse) => own.spawn_relay(data.at_egress()),
+            (None, Flow::Forward) => own.spawn_relay(data.at_ingress()),
+        }
+    }
+
+    /// `None`: it failed, or is no longer wanted.
+    async fn open(&self) -> Option<Opened> {
+        let dial = async { Some(self.session.data(&self.shared).await) };
+        let cut = async {
+            cut(&self.orders).await;
+            None
+        };
+        match smol::future::or(dial, cut).await? {
+            Ok(opened) => Some(opened),
+            Err(error) => {
+                tracing::debug!(%error, "data connection not opened");
+                self.shared.stats.dial_failures.add(1);
+                None
+            }
+        }
+    }
+
+    fn is_control(&self, number: Number) -> bool {
+        let control = self.session.dialect.capabilities.control;
+        control == ControlOn::DataConnection && number.id == DataId::CONTROL
+    }
+}
