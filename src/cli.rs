@@ -20,8 +20,8 @@ pub(crate) enum Command {
     Help,
     /// `--version`.
     Version,
-    /// `key`: print the API key.
-    Key,
+    /// `key`: print the API key in this state file, or in the usual one.
+    Key(Option<String>),
     /// `check`: print the configuration in force.
     Check(String),
     /// Run what the URL describes.
@@ -47,7 +47,8 @@ pub(crate) fn command(
         [] => Ok(url.map_or(Command::Usage, Command::Run)),
         ["--help" | "-h"] => Ok(Command::Help),
         ["--version" | "-V"] => Ok(Command::Version),
-        ["key"] | ["key", _] => Ok(Command::Key),
+        ["key"] => Ok(Command::Key(None)),
+        ["key", path] => Ok(Command::Key(Some((*path).to_owned()))),
         ["check"] => url
             .map(Command::Check)
             .ok_or_else(|| misuse("url", "missing", "nodepass check '<url>', or NP_URL")),
@@ -102,8 +103,12 @@ mod tests {
             ("-h", None, Command::Help),
             ("--version", None, Command::Version),
             ("-V", None, Command::Version),
-            ("key", None, Command::Key),
-            ("key /var/lib/x.json", None, Command::Key),
+            ("key", None, Command::Key(None)),
+            (
+                "key /var/lib/x.json",
+                None,
+                Command::Key(Some("/var/lib/x.json".to_owned())),
+            ),
             (
                 "check server://y",
                 Some("client://x"),

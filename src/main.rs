@@ -5,6 +5,11 @@
 
 mod check;
 mod cli;
+#[cfg(feature = "master")]
+mod control;
+#[cfg(not(feature = "master"))]
+#[path = "no_control.rs"]
+mod control;
 mod report;
 mod run;
 
@@ -29,10 +34,7 @@ fn main() -> ExitCode {
         Ok(Command::Usage) => report::usage(),
         Ok(Command::Help) => report::output(cli::HELP),
         Ok(Command::Version) => report::output(cli::VERSION),
-        Ok(Command::Key) => report::error(
-            &"key: not yet, there is no master to have one; server:// or client://",
-            MISUSE,
-        ),
+        Ok(Command::Key(path)) => control::print_key(path.as_deref()),
         Ok(Command::Check(url)) => with_parsed(&url, |parsed| {
             report::warnings(&parsed.warnings);
             report::output(&check::describe(&parsed.config))
@@ -50,14 +52,15 @@ fn with_parsed(url: &str, go_on: impl FnOnce(Parsed) -> ExitCode) -> ExitCode {
 }
 
 fn run(Parsed { config, warnings }: Parsed) -> ExitCode {
-    let Config::Tunnel(tunnel) = config else {
-        let problem = "scheme: master:// is not yet supported; server:// or client://";
-        return report::error(&problem, MISUSE);
+    let code = match config {
+        Config::Tunnel(tunnel) => match run::tunnel(tunnel, &warnings) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(problem) => report::error(&problem, FAILURE),
+        },
+        Config::Master(config) => control::run(&config, &warnings),
     };
-    match run::tunnel(tunnel, &warnings) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => report::error(&problem, FAILURE),
-    }
+    runtime_smol::log::flush();
+    code
 }
 
 /// An environment variable; one that is not UTF-8 is kept recognisably wrong instead of absent.

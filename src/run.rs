@@ -1,11 +1,11 @@
-//! Runs one tunnel in the foreground and obeys signals.
+//! Runs one tunnel in the foreground; what it shares with the master: preparation and signals.
 
 use std::fmt::Display;
 use std::process;
 use std::thread;
 
 use async_signal::{Signal, Signals};
-use protocol::config;
+use protocol::config::{self, Environment, LogLevel};
 use runtime_smol::{Runtime, Tunnel};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smol::future;
@@ -17,64 +17,109 @@ use tracing::{Dispatch, dispatcher};
 /// # Errors
 /// One line: what could not be started, or why the tunnel ended.
 pub(crate) fn tunnel(config: config::Tunnel, warnings: &[String]) -> Result<(), String> {
-    raise_descriptor_limit();
-    let dispatch = runtime_smol::log::stdout(config.log);
-    dispatcher::with_default(&dispatch, || {
-        for warning in warnings {
-            tracing::warn!("{warning}");
-        }
-    });
-    let threads = config.env.threads.unwrap_or_else(default_threads);
-    let runtime = Runtime::new(threads).map_err(|error| format!("threads: {error}"))?;
-    runtime.block_on(supervise(&runtime, config, dispatch))
+    let (runtime, log) = prepare(config.log, &config.env, warnings)?;
+    runtime.block_on(supervise(&runtime, config, log))
 }
 
-async fn supervise(
-    runtime: &Runtime,
-    config: config::Tunnel,
-    dispatch: Dispatch,
-) -> Result<(), String> {
-    let mut signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup])
-        .map_err(|error| format!("cannot receive signals: {error}"))?;
-    let starting = async { Some(Tunnel::start(runtime, config, dispatch).await) };
-    let interrupted = async {
-        while next(&mut signals).await == Signal::Hup {}
-        None
-    };
-    let Some(started) = future::or(starting, interrupted).await else {
+async fn supervise(runtime: &Runtime, config: config::Tunnel, log: Dispatch) -> Result<(), String> {
+    let mut interrupts = Interrupts::new()?;
+    let starting = async { Some(Tunnel::start(runtime, config, log).await) };
+    let Some(started) = future::or(starting, interrupts.stop()).await else {
         return Ok(());
     };
     let tunnel = started.map_err(line)?;
     let ended = async { tunnel.wait().await.map_err(line) };
-    future::or(ended, obey(&mut signals, &tunnel)).await
+    future::or(ended, interrupts.obeyed_by(&tunnel)).await
 }
 
-/// Never ends by itself: the tunnel's end is awaited beside it.
-async fn obey(signals: &mut Signals, tunnel: &Tunnel) -> Result<(), String> {
-    let mut stopping = false;
-    loop {
-        if next(signals).await == Signal::Hup {
-            tunnel.reload();
-        } else if stopping {
-            // "At once" is meant: no relay, thread or destructor is waited for.
-            process::exit(STOPPED_AT_ONCE);
-        } else {
-            stopping = true;
-            tunnel.stop();
+/// Raises limits, logs `warnings`, and starts the threads.
+///
+/// # Errors
+/// The system refuses a thread.
+pub(crate) fn prepare(
+    level: LogLevel,
+    env: &Environment,
+    warnings: &[String],
+) -> Result<(Runtime, Dispatch), String> {
+    raise_descriptor_limit();
+    let log = runtime_smol::log::stdout(level);
+    dispatcher::with_default(&log, || {
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+    });
+    let threads = env.threads.unwrap_or_else(default_threads);
+    let runtime = Runtime::new(threads).map_err(|error| format!("threads: {error}"))?;
+    Ok((runtime, log))
+}
+
+/// What runs until it is told to stop.
+pub(crate) trait Obedient {
+    /// Reads certificates again.
+    fn reload(&self);
+    /// Begins a graceful stop.
+    fn stop(&self);
+}
+
+impl Obedient for Tunnel {
+    fn reload(&self) {
+        Self::reload(self);
+    }
+
+    fn stop(&self) {
+        Self::stop(self);
+    }
+}
+
+/// The signals that the program obeys.
+pub(crate) struct Interrupts(Signals);
+
+impl Interrupts {
+    /// Receives them from now on.
+    ///
+    /// # Errors
+    /// The system does not let it.
+    pub(crate) fn new() -> Result<Self, String> {
+        Signals::new([Signal::Term, Signal::Int, Signal::Hup])
+            .map(Self)
+            .map_err(|error| format!("cannot receive signals: {error}"))
+    }
+
+    /// Waits for one that stops what has not started yet.
+    pub(crate) async fn stop<T>(&mut self) -> Option<T> {
+        while self.next().await == Signal::Hup {}
+        None
+    }
+
+    /// Has `running` obey them. Never ends by itself: the end of what runs is awaited beside it.
+    pub(crate) async fn obeyed_by<T>(&mut self, running: &impl Obedient) -> T {
+        let mut stopping = false;
+        loop {
+            if self.next().await == Signal::Hup {
+                running.reload();
+            } else if stopping {
+                // "At once" is meant: no relay, thread or destructor is waited for, only that what
+                // was logged is printed.
+                runtime_smol::log::flush();
+                process::exit(STOPPED_AT_ONCE);
+            } else {
+                stopping = true;
+                running.stop();
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Signal {
+        match self.0.next().await {
+            Some(Ok(signal)) => signal,
+            // Signals that cannot be received any more do not end the tunnel.
+            Some(Err(_)) | None => future::pending().await,
         }
     }
 }
 
 /// What shells report for a program that an interrupt ended.
 const STOPPED_AT_ONCE: i32 = 130;
-
-async fn next(signals: &mut Signals) -> Signal {
-    match signals.next().await {
-        Some(Ok(signal)) => signal,
-        // Signals that cannot be received any more do not end the tunnel.
-        Some(Err(_)) | None => future::pending().await,
-    }
-}
 
 fn line(error: impl Display) -> String {
     error.to_string()
