@@ -105,35 +105,6 @@ fn a_bad_environment_variable_gives_exit_2_and_one_line_that_names_it() {
 }
 
 #[test]
-fn what_is_not_offered_yet_says_so() {
-    let master = Launch::new(["master://127.0.0.1:1"]).finish();
-    one_line(&master, 2, "master");
-    assert!(master.stderr.contains(" yet"), "{}", master.stderr);
-
-    for proto in ["classic", "http", "https"] {
-        let (tunnel, user) = (Port::reserve(), Port::reserve());
-        for url in [
-            format!(
-                "server://key@{}/{}?mode=1&proto={proto}",
-                tunnel.addr(),
-                user.addr()
-            ),
-            format!(
-                "client://key@{}/{}?mode=2&proto={proto}",
-                tunnel.addr(),
-                user.addr()
-            ),
-        ] {
-            let mut process = Launch::new([url]).start();
-            process.remark(&["not", "yet"], secs(20));
-            if !process.is_running() {
-                assert!(matches!(process.wait(secs(1)).code(), Some(1 | 2)));
-            }
-        }
-    }
-}
-
-#[test]
 fn no_argument_shows_the_usage_and_exits_with_2() {
     let ended = Launch::default().finish();
     assert_eq!(ended.code, Some(2));

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use crate::support::binary::Launch;
 
-/// Every parameter of a tunnel URL, in the order of the specification.
-const PARAMETERS: [&str; 21] = [
+/// Every parameter of a URL, in the order of the specification.
+const PARAMETERS: [&str; 22] = [
     "log", "tls", "crt", "key", "ca", "sni", "proto", "min", "max", "mode", "type", "lbs", "dns",
-    "dial", "read", "rate", "slot", "proxy", "block", "notcp", "noudp",
+    "dial", "read", "rate", "slot", "proxy", "block", "notcp", "noudp", "state",
 ];
 
-/// Every environment variable of a tunnel, without `NP_`.
-const VARIABLES: [&str; 16] = [
+/// Every environment variable, without `NP_`.
+const VARIABLES: [&str; 17] = [
     "HANDSHAKE_TIMEOUT",
     "TCP_DIAL_TIMEOUT",
     "UDP_DIAL_TIMEOUT",
@@ -27,6 +27,7 @@ const VARIABLES: [&str; 16] = [
     "UDP_DATA_BUF_SIZE",
     "SEMAPHORE_LIMIT",
     "THREADS",
+    "STATE_FILE",
     "URL",
 ];
 

@@ -54,6 +54,23 @@ fn a_killed_server_is_back_in_a_forward_tunnel() {
     survives(Flow::Forward, 1, 3, Pair::restart_server);
 }
 
+/// The name may be there after the next lookup, and meanwhile the session is of use to a stop.
+#[test]
+fn a_client_that_cannot_resolve_where_users_come_in_goes_on_trying() {
+    let (target, tunnel) = (Target::echo(), Port::reserve());
+    let url = format!("server://{KEY}@{}/{}?mode=2", tunnel.addr(), target.addr());
+    let _server = Launch::new([url]).start();
+    until_listening(tunnel.addr());
+    let url = format!("client://{KEY}@{}/nobody.invalid:1?mode=2", tunnel.addr());
+    let mut client = Launch::new([url]).start();
+    // A resolver without a network takes its time.
+    client.remark(&["WARN", "nobody.invalid", "trying again"], secs(60));
+    assert!(client.is_running());
+    client.remark(&["session up"], secs(5));
+    client.terminate();
+    assert_eq!(client.wait(secs(20)).code(), Some(0));
+}
+
 #[test]
 fn a_killed_end_is_back_for_datagrams() {
     let target = UdpTarget::echo();

@@ -326,7 +326,14 @@ fn unhex(text: &str) -> Vec<u8> {
 
 /// Trusts every certificate whose key signed the handshake.
 #[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
+pub(crate) struct AnyCertificate(Arc<CryptoProvider>);
+
+impl AnyCertificate {
+    /// With the algorithms of `provider`.
+    pub(crate) const fn new(provider: Arc<CryptoProvider>) -> Self {
+        Self(provider)
+    }
+}
 
 impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(

@@ -1,14 +1,20 @@
 //! What the tests share: processes, ports, peers, and waiting with a deadline.
 
+pub(crate) mod api;
 pub(crate) mod attacker;
 pub(crate) mod binary;
 pub(crate) mod certificates;
+pub(crate) mod course;
 pub(crate) mod cutter;
 pub(crate) mod http;
 pub(crate) mod kernel;
+pub(crate) mod legacy;
+pub(crate) mod master;
+pub(crate) mod mixed;
 pub(crate) mod peers;
 pub(crate) mod ports;
 pub(crate) mod scratch;
+pub(crate) mod sse;
 pub(crate) mod tools;
 pub(crate) mod tunnel;
 pub(crate) mod until;

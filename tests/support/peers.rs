@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::kernel::ask_for_room;
 use super::ports::Port;
+use super::until::{secs, until};
 
 type Handler = dyn Fn(&TcpStream) -> io::Result<()> + Send + Sync;
 
@@ -46,7 +47,9 @@ impl Target {
         addr: SocketAddr,
         handler: impl Fn(&TcpStream) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(addr).expect("listen as a target");
+        // A child that is being started may hold the listener of a target before this one for a while.
+        let what = format!("listening as a target on {addr}");
+        let listener = until(&what, secs(10), || TcpListener::bind(addr).ok());
         let shared = Arc::new(Shared::default());
         let (of_thread, handler) = (Arc::clone(&shared), Arc::new(handler));
         let acceptor = thread::spawn(move || accept(&listener, &of_thread, &handler));
@@ -183,7 +186,8 @@ impl UdpTarget {
     }
 
     fn answer_on(addr: SocketAddr, make: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> Self {
-        let socket = UdpSocket::bind(addr).expect("bind as a UDP target");
+        let what = format!("bound as a UDP target to {addr}");
+        let socket = until(&what, secs(10), || UdpSocket::bind(addr).ok());
         // A burst must not be lost here: the tunnel is what is tested.
         ask_for_room(&socket);
         let (stop, received) = (
