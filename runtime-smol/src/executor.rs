@@ -1,13 +1,16 @@
 //! The threads: one drives control work, some drive relays.
 //!
-//! A saturated relay must not delay a ping, and async-io never yields by itself; so accept loops,
-//! sessions and dials have an executor and a thread of their own, and relays have the others.
+//! Accept loops, sessions and dials run on the control thread, and so does everything that comes of
+//! them, at first: handing a user from one thread to the next costs more than all that a short
+//! connection needs besides. But a saturated relay must not delay a ping, and async-io never yields by
+//! itself; so whatever turns out to be much work [steps aside](step_aside), to one of the relay
+//! threads, and stays there.
 //!
-//! Each of those has an executor of its own, too. One that threads share wakes a second thread for
+//! Each of those has an executor of its own. One that threads share wakes a second thread for
 //! every task that it runs, in case there are more, and each of those wake-ups ends a wait for events
 //! somewhere: most of the system calls of a small message.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,16 +33,11 @@ const THREADS: usize = 256;
 /// A handle to an executor. Tasks are spawned through a [`Group`](crate::group::Group).
 pub type Handle = Arc<Executor<'static>>;
 
-/// The executors for relays, one for each thread.
+/// The executors of the relay threads.
 #[derive(Clone, Debug)]
-pub struct Relays {
+struct Relays {
     executors: Arc<[Handle]>,
     turn: Arc<AtomicUsize>,
-}
-
-thread_local! {
-    /// The executor that this thread drives.
-    static HERE: RefCell<Option<Handle>> = const { RefCell::new(None) };
 }
 
 impl Relays {
@@ -50,18 +48,73 @@ impl Relays {
         }
     }
 
-    /// An executor for one more task: on a relay thread its own, so that what follows from a task
-    /// stays where it is; elsewhere each in turn.
-    #[must_use]
-    pub fn pick(&self) -> Handle {
-        let here = HERE.with_borrow(Clone::clone);
-        let own = here.filter(|here| self.executors.iter().any(|own| Arc::ptr_eq(own, here)));
-        own.unwrap_or_else(|| {
-            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            let index = turn.checked_rem(self.executors.len()).unwrap_or_default();
-            self.executors.get(index).cloned().unwrap_or_default()
-        })
+    /// Each in turn; `None` if there are none.
+    fn next(&self) -> Option<Handle> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let index = turn.checked_rem(self.executors.len())?;
+        self.executors.get(index).cloned()
     }
+}
+
+/// What this thread drives.
+enum Here {
+    /// Nothing of ours.
+    Elsewhere,
+    /// The control executor. Tasks may step aside to these.
+    Control(Relays),
+    /// The executor of a relay thread.
+    Relay(Handle),
+}
+
+thread_local! {
+    static HERE: RefCell<Here> = const { RefCell::new(Here::Elsewhere) };
+    /// The task that is polled wants to step aside.
+    static ASIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The executor of this thread, if it is a relay thread: what follows from a task stays where it is.
+#[must_use]
+pub fn of_this_relay_thread() -> Option<Handle> {
+    HERE.with_borrow(|here| match here {
+        Here::Relay(own) => Some(Arc::clone(own)),
+        Here::Elsewhere | Here::Control(_) => None,
+    })
+}
+
+/// The task that is polled is much work: its [`Group`](crate::group::Group) moves it to a relay thread
+/// as soon as it waits for something, and polls it there. On a relay thread nothing happens.
+pub fn step_aside() {
+    ASIDE.set(true);
+}
+
+/// The same for what is much work from now on: the task goes on elsewhere.
+pub async fn stepped_aside() {
+    let mut asked = false;
+    poll_fn(|cx| {
+        if asked || of_this_relay_thread().is_some() {
+            return Poll::Ready(());
+        }
+        asked = true;
+        step_aside();
+        // In case that nobody moves it.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Polls a task; where it is to go on if it wants to step aside.
+pub(crate) fn watching<T>(poll: impl FnOnce() -> Poll<T>) -> (Poll<T>, Option<Handle>) {
+    ASIDE.set(false);
+    let polled = poll();
+    if !ASIDE.take() || polled.is_ready() {
+        return (polled, None);
+    }
+    let aside = HERE.with_borrow(|here| match here {
+        Here::Control(relays) => relays.next(),
+        Here::Elsewhere | Here::Relay(_) => None,
+    });
+    (polled, aside)
 }
 
 /// The executors and threads of the process.
@@ -77,7 +130,7 @@ pub struct Runtime {
 
 impl Runtime {
     /// Starts `threads` threads for relays (1 to 256; other numbers are moved into that range). With
-    /// one thread on a machine with one core, relays share the control thread instead.
+    /// one thread on a machine with one core, all relays stay on the control thread instead.
     ///
     /// # Errors
     /// When the system refuses a thread.
@@ -90,7 +143,7 @@ impl Runtime {
         let control = Handle::default();
         if threads <= 1 && cores <= 1 {
             return Ok(Self {
-                relays: Relays::new([Arc::clone(&control)]),
+                relays: Relays::new([]),
                 control,
                 stop: None,
                 threads: Vec::new(),
@@ -117,22 +170,18 @@ impl Runtime {
         Ok(runtime)
     }
 
-    /// The executor for accept loops, sessions and dials. It runs while [`block_on`](Self::block_on)
-    /// does.
+    /// The executor on which every task begins. It runs while [`block_on`](Self::block_on) does.
     #[must_use]
     pub fn control(&self) -> Handle {
         Arc::clone(&self.control)
     }
 
-    /// The executors for relays.
-    #[must_use]
-    pub fn relays(&self) -> Relays {
-        self.relays.clone()
-    }
-
     /// Drives `main` and the control executor on this thread until `main` is done.
     pub fn block_on<T>(&self, main: impl Future<Output = T>) -> T {
-        async_io::block_on(self.control.run(when_woken(main)))
+        let before = HERE.replace(Here::Control(self.relays.clone()));
+        let done = async_io::block_on(self.control.run(when_woken(main)));
+        HERE.set(before);
+        done
     }
 }
 
@@ -188,7 +237,7 @@ impl Wake for Bell {
 /// Runs relays until the runtime is dropped. Groups catch the panics of their tasks; one that still
 /// arrives here must not take the thread from the other relays.
 fn drive(executor: &Handle, stopped: &Receiver<()>) {
-    HERE.set(Some(Arc::clone(executor)));
+    HERE.set(Here::Relay(Arc::clone(executor)));
     loop {
         let run = || async_io::block_on(executor.run(stopped.recv()));
         if catch_unwind(AssertUnwindSafe(run)).is_ok() {
@@ -201,34 +250,53 @@ fn drive(executor: &Handle, stopped: &Receiver<()>) {
 mod tests {
     use std::thread;
 
+    use tracing::Dispatch;
+
     use super::*;
+    use crate::group::Group;
 
-    fn thread_of(runtime: &Runtime, handle: &Handle) -> Option<String> {
-        let name = async { thread::current().name().map(str::to_owned) };
-        runtime.block_on(handle.spawn(name))
+    fn name() -> Option<String> {
+        thread::current().name().map(str::to_owned)
+    }
+
+    /// Where a task begins, and where it is after it has stepped aside.
+    fn journey(runtime: &Runtime) -> (Option<String>, Option<String>) {
+        let group = Group::new(Dispatch::none());
+        let (tell, told) = bounded(1);
+        let task = async move {
+            let before = name();
+            stepped_aside().await;
+            tell.send((before, name())).await.unwrap();
+        };
+        group.spawn(&runtime.control(), task);
+        runtime.block_on(told.recv()).unwrap()
     }
 
     #[test]
-    fn relays_run_on_their_threads_and_control_on_this_one() {
+    fn a_task_begins_on_the_control_thread_and_steps_aside_to_each_relay_thread_in_turn() {
         let runtime = Runtime::with_cores(2, 4).unwrap();
-        let relay = thread_of(&runtime, &runtime.relays().pick()).unwrap();
-        assert!(relay.starts_with("relay-"), "{relay}");
-        let here = thread::current().name().map(str::to_owned);
-        assert_eq!(thread_of(&runtime, &runtime.control()), here);
+        let (before, first) = journey(&runtime);
+        assert_eq!(before, name());
+        assert_eq!(first.as_deref(), Some("relay-0"));
+        assert_eq!(journey(&runtime).1.as_deref(), Some("relay-1"));
     }
 
     #[test]
-    fn tasks_take_turns_on_the_threads_and_what_follows_from_one_stays_there() {
+    fn what_follows_from_a_task_stays_on_its_relay_thread() {
         let runtime = Runtime::with_cores(2, 4).unwrap();
-        let relays = runtime.relays();
-        let (first, second) = (relays.pick(), relays.pick());
-        assert!(!Arc::ptr_eq(&first, &second));
-        assert!(Arc::ptr_eq(&first, &relays.pick()));
-        for executor in [first, second] {
-            let relays = relays.clone();
-            let picked = runtime.block_on(executor.spawn(async move { relays.pick() }));
-            assert!(Arc::ptr_eq(&picked, &executor));
-        }
+        let group = Group::new(Dispatch::none());
+        let (tell, told) = bounded(1);
+        assert!(of_this_relay_thread().is_none());
+        group.spawn(&runtime.control(), async move {
+            assert!(of_this_relay_thread().is_none());
+            stepped_aside().await;
+            let here = of_this_relay_thread().unwrap();
+            let follows = here.spawn(async { name() }).await;
+            stepped_aside().await;
+            tell.send((name(), follows)).await.unwrap();
+        });
+        let (own, follows) = runtime.block_on(told.recv()).unwrap();
+        assert!(own.is_some() && own == follows);
     }
 
     #[test]
@@ -255,37 +323,36 @@ mod tests {
     #[test]
     fn one_thread_on_one_core_is_shared() {
         let runtime = Runtime::with_cores(1, 1).unwrap();
-        let here = thread::current().name().map(str::to_owned);
-        assert_eq!(thread_of(&runtime, &runtime.relays().pick()), here);
+        assert_eq!(journey(&runtime), (name(), name()));
         assert!(Runtime::with_cores(1, 2).unwrap().threads.len() == 1);
     }
 
     #[test]
     fn a_panic_outside_of_a_group_leaves_the_thread_alive() {
         let runtime = Runtime::with_cores(1, 2).unwrap();
-        let relay = runtime.relays().pick();
+        let relay = runtime.relays.next().unwrap();
         relay.spawn(async { panic!("planted") }).detach();
-        assert!(thread_of(&runtime, &relay).is_some());
+        assert!(runtime.block_on(relay.spawn(async { name() })).is_some());
     }
 
     #[test]
     fn tls_fits_the_stack_of_a_relay_thread() {
         let runtime = Runtime::with_cores(1, 2).unwrap();
-        let (client, server) =
-            runtime.block_on(runtime.relays().pick().spawn(crate::relay::testing::tls()));
+        let relay = runtime.relays.next().unwrap();
+        let (client, server) = runtime.block_on(relay.spawn(crate::relay::testing::tls()));
         assert!(client.peer_addr().is_ok() && server.peer_addr().is_ok());
     }
 
     #[test]
     fn dropping_the_runtime_ends_the_threads_and_their_tasks() {
         let runtime = Runtime::with_cores(2, 4).unwrap();
-        let relays = runtime.relays().pick();
+        let relay = runtime.relays.next().unwrap();
         let (held, gate) = bounded::<()>(1);
         let waiting = async move { gate.recv().await.is_ok() };
-        relays.spawn(waiting).detach();
+        relay.spawn(waiting).detach();
         drop(runtime);
-        assert_eq!(Arc::strong_count(&relays), 1);
-        drop(relays);
+        assert_eq!(Arc::strong_count(&relay), 1);
+        drop(relay);
         assert!(held.is_closed());
     }
 }

@@ -1,17 +1,20 @@
 //! Tasks that belong together and end together.
 
-use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::future::{Future, poll_fn};
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use event_listener::Event;
 use slab::Slab;
-use smol::future::FutureExt as _;
 use smol::{Executor, Task};
 use tracing::Dispatch;
-use tracing::instrument::WithSubscriber as _;
+use tracing::instrument::{WithDispatch, WithSubscriber as _};
+
+use crate::executor::{self, Handle};
 
 /// Owns tasks. Whatever an instance spawns goes into its group, so that dropping the group ends all
 /// of it and closes its sockets.
@@ -50,8 +53,8 @@ impl Group {
         }
     }
 
-    /// Runs `future` on `executor` until it ends or the group is closed. In a closed group it is
-    /// dropped at once.
+    /// Runs `future` until it ends or the group is closed, on `executor` at first: it may
+    /// [step aside](executor::step_aside). In a closed group it is dropped at once.
     pub fn spawn(
         &self,
         executor: &Executor<'static>,
@@ -71,15 +74,9 @@ impl Group {
         // Boxed: moved into the task below it would have its room twice. Of one type, so that there
         // is one kind of task.
         let future: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(future);
-        let future = AssertUnwindSafe(future.with_subscriber(self.log.clone())).catch_unwind();
+        let future = future.with_subscriber(self.log.clone());
         // The lock is held until the task is in its slot: one that ends at once waits for that.
-        slot.insert(executor.spawn(async move {
-            let member = member;
-            if future.await.is_err() {
-                member.group.panicked.store(true, Ordering::Release);
-                member.group.changed.notify(usize::MAX);
-            }
-        }));
+        slot.insert(executor.spawn(member.run(future)));
     }
 
     /// The number of tasks that are not over yet.
@@ -145,10 +142,58 @@ impl Inner {
     }
 }
 
+/// What a task runs.
+type Job = WithDispatch<Pin<Box<dyn Future<Output = ()> + Send>>>;
+
+/// How a task ended on its executor.
+enum Step {
+    Over,
+    Panicked,
+    /// It goes on there.
+    Aside(Handle),
+}
+
 /// A task's place in its group, given up when its future is dropped.
 struct Member {
     group: Arc<Inner>,
     key: usize,
+}
+
+impl Member {
+    async fn run(self, mut job: Job) {
+        let step = poll_fn(|cx| {
+            let poll = || match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut job).poll(cx))) {
+                Ok(polled) => polled.map(|()| Step::Over),
+                Err(_) => Poll::Ready(Step::Panicked),
+            };
+            match executor::watching(poll) {
+                (_, Some(aside)) => Poll::Ready(Step::Aside(aside)),
+                (polled, None) => polled,
+            }
+        });
+        match step.await {
+            Step::Over => {}
+            Step::Panicked => {
+                drop(job);
+                self.group.panicked.store(true, Ordering::Release);
+                self.group.changed.notify(usize::MAX);
+            }
+            Step::Aside(to) => self.step_aside(&to, job),
+        }
+    }
+
+    /// Goes on on another executor, in the same place.
+    fn step_aside(self, to: &Executor<'static>, job: Job) {
+        let group = Arc::clone(&self.group);
+        let mut tasks = group.tasks();
+        let Some(task) = tasks.as_mut().and_then(|tasks| tasks.get_mut(self.key)) else {
+            // The group was closed. Dropped outside the lock, which the drop may take.
+            drop(tasks);
+            return drop((self, job));
+        };
+        // This one is ending by itself: there is nothing to cancel.
+        mem::replace(task, to.spawn(self.run(job))).detach();
+    }
 }
 
 impl Drop for Member {
@@ -174,6 +219,7 @@ mod tests {
     use smol::future::{pending, yield_now};
 
     use super::*;
+    use crate::executor::Runtime;
 
     fn group() -> Group {
         Group::new(Dispatch::none())
@@ -250,6 +296,53 @@ mod tests {
             group.idle().await;
         });
         assert!(group.has_panicked());
+    }
+
+    #[test]
+    fn a_task_that_stepped_aside_is_in_its_group_as_before() {
+        let runtime = Runtime::new(2).unwrap();
+        let group = group();
+        let (held, watch) = bounded::<()>(1);
+        let (tell, told) = bounded(1);
+        for end in ["over", "panicked", "closed"] {
+            let (held, tell) = (held.clone(), tell.clone());
+            group.spawn(&runtime.control(), async move {
+                let _held = held;
+                executor::stepped_aside().await;
+                tell.send(()).await.unwrap();
+                match end {
+                    "over" => {}
+                    "panicked" => panic!("planted"),
+                    _ => pending().await,
+                }
+            });
+        }
+        drop(held);
+        runtime.block_on(async {
+            for _ in 0..3 {
+                told.recv().await.unwrap();
+            }
+            group.panicked().await;
+            group.close();
+            group.idle().await;
+        });
+        assert!(watch.is_closed());
+    }
+
+    #[test]
+    fn a_group_that_closes_while_its_task_steps_aside_ends_it() {
+        let runtime = Runtime::new(2).unwrap();
+        let group = Arc::new(group());
+        let (held, watch) = bounded::<()>(1);
+        let own = Arc::clone(&group);
+        group.spawn(&runtime.control(), async move {
+            let _held = held;
+            executor::step_aside();
+            own.close();
+            pending::<()>().await;
+        });
+        runtime.block_on(group.idle());
+        assert!(watch.is_closed());
     }
 
     #[test]

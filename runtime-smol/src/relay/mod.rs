@@ -37,6 +37,7 @@ use protocol::sniff::Kind;
 
 pub use watch::Fate;
 
+use crate::executor;
 use crate::limiter::Limiter;
 use crate::stats::Stats;
 
@@ -126,6 +127,29 @@ const ROUNDS: u32 = 16;
 const DATAGRAMS: u32 = 64;
 /// Bytes that a relay may move in one poll, give or take one buffer or pipe.
 const BYTES: usize = 128 * 1024;
+
+/// Polls after which a relay is no short one.
+const SHORT: u32 = 32;
+
+/// Whether a relay is so short that it is best done where its user was accepted.
+#[derive(Debug)]
+pub(crate) struct Stay {
+    polls: u32,
+}
+
+impl Stay {
+    pub(crate) const fn new() -> Self {
+        Self { polls: SHORT }
+    }
+
+    /// It was polled and took what it could: one that moves much or lasts steps aside.
+    pub(crate) fn note(&mut self, budget: &Budget) {
+        self.polls = self.polls.saturating_sub(1);
+        if self.polls == 0 || budget.is_spent() {
+            executor::step_aside();
+        }
+    }
+}
 
 /// What one poll may do before it must let other tasks run.
 #[derive(Debug)]

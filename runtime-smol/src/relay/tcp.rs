@@ -11,7 +11,7 @@ use protocol::time::earliest;
 
 use super::pump::{Broken, Lane, Pump};
 use super::watch::Watch;
-use super::{Budget, End, Ended, Fate, Settings};
+use super::{Budget, End, Ended, Fate, Settings, Stay};
 use crate::net::Stream;
 use crate::stats::Running;
 
@@ -82,6 +82,7 @@ pub fn relay<'a>(
         down: Pump::new(initial.to_near),
         watch: Watch::new(settings.tcp_idle, fate),
         down_first: false,
+        stay: Stay::new(),
         orderly: false,
     };
     poll_fn(move |cx| {
@@ -100,6 +101,7 @@ struct Relay<'a> {
     down: Pump,
     watch: Watch,
     down_first: bool,
+    stay: Stay,
     orderly: bool,
 }
 
@@ -133,6 +135,7 @@ impl Relay<'_> {
         if let Poll::Ready(ended) = self.watch.poll(cx, pause) {
             return Poll::Ready(ended);
         }
+        self.stay.note(&budget);
         if budget.is_spent() {
             cx.waker().wake_by_ref();
         }

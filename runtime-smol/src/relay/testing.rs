@@ -3,15 +3,18 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_io::Async;
 use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use smol::channel::{Sender, bounded};
 
 use super::Settings;
 use super::buffer::STANDARD;
+use crate::executor::{Handle, Runtime};
 use crate::net::Stream;
 use crate::stats::Stats;
 
@@ -108,4 +111,38 @@ pub(crate) fn reset(socket: TcpStream) {
     socket2::SockRef::from(&socket)
         .set_linger(Some(Duration::ZERO))
         .unwrap();
+}
+
+/// A runtime whose control thread is one beside the test's.
+pub(crate) struct Driven {
+    control: Handle,
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Driven {
+    pub(crate) fn new() -> Self {
+        let runtime = Runtime::new(2).unwrap();
+        let control = runtime.control();
+        let (stop, stopped) = bounded::<()>(1);
+        let thread = std::thread::spawn(move || {
+            runtime.block_on(stopped.recv()).ok();
+        });
+        Self {
+            control,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    pub(crate) fn control(&self) -> Handle {
+        Handle::clone(&self.control)
+    }
+}
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        self.thread.take().map(JoinHandle::join);
+    }
 }

@@ -14,7 +14,7 @@ pub use super::side::Side;
 use super::side::{Over, Tally};
 pub use super::users::{UdpUser, serve};
 use super::watch::Watch;
-use super::{Budget, End, Ended, Fate, Settings};
+use super::{Budget, End, Ended, Fate, Settings, Stay};
 use crate::clock::Clock;
 use crate::limiter::{Limiter, PIECE};
 use crate::stats::{Counter, Running};
@@ -48,6 +48,7 @@ pub fn relay<'a>(
         down: Direction::default(),
         watch: Watch::new(idle, fate),
         down_first: false,
+        stay: Stay::new(),
     };
     poll_fn(move |cx| relay.poll(cx))
 }
@@ -72,6 +73,7 @@ struct Relay<'a> {
     down: Direction,
     watch: Watch,
     down_first: bool,
+    stay: Stay,
 }
 
 impl Relay<'_> {
@@ -91,6 +93,7 @@ impl Relay<'_> {
             let idle = matches!(ended, Ended::Idle);
             return Poll::Ready(if idle { Ended::Expired } else { ended });
         }
+        self.stay.note(&budget);
         if budget.is_spent() {
             cx.waker().wake_by_ref();
         }

@@ -19,6 +19,7 @@ use smol::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::Shared;
 use super::connect::verify;
+use crate::executor;
 use crate::net::{DialError, Stream};
 use crate::relay::Fate;
 use crate::tls::{ClientTls, leaf_fingerprint, server_name};
@@ -154,6 +155,7 @@ impl ClientSession {
         client: &ClientTls,
         socket: Async<std::net::TcpStream>,
     ) -> io::Result<Stream> {
+        executor::stepped_aside().await;
         let config = &shared.config;
         let name = server_name(&config.sni, &config.tunnel.host, self.server.ip());
         client.connect(socket, name).await

@@ -26,6 +26,7 @@ use super::Shared;
 use super::hub::{DoorEvent, Msg, Order, cut};
 use super::keys::Keys;
 use crate::clock::{Clock, until};
+use crate::executor;
 use crate::net::Stream;
 use crate::tls::ServerTls;
 
@@ -117,6 +118,7 @@ impl Door {
         };
         match seen {
             Verdict::Tls => {
+                executor::stepped_aside().await;
                 let (stream, leaf) = self.tls.accept_showing(socket).await?;
                 return self.under_tls(stream, leaf, expected).await;
             }

@@ -16,7 +16,7 @@ use super::slots::Slots;
 use super::start;
 use super::targets::Targets;
 use super::users::Listeners;
-use crate::executor::{Handle, Relays};
+use crate::executor::{self, Handle};
 use crate::group::Group;
 use crate::net::Dialer;
 use crate::relay::Settings;
@@ -40,7 +40,6 @@ pub(super) struct Shared {
     pub(super) parting: Slots,
     pub(super) group: Group,
     pub(super) control: Handle,
-    pub(super) relays: Relays,
     /// Nothing new is taken in.
     pub(super) stopping: AtomicBool,
 }
@@ -66,9 +65,13 @@ impl Shared {
         });
     }
 
-    /// Runs a task on a relays' executor until it ends or the instance does.
+    /// Runs a task of one connection until it ends or the instance does: where its spawner runs, and
+    /// on a relay thread as soon as it steps aside.
     pub(super) fn spawn_relay(&self, future: impl Future<Output = ()> + Send + 'static) {
-        self.group.spawn(&self.relays.pick(), future);
+        match executor::of_this_relay_thread() {
+            Some(here) => self.group.spawn(&here, future),
+            None => self.spawn_control(future),
+        }
     }
 
     /// Runs a task on the control executor while the result is held.

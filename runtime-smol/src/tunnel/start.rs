@@ -285,7 +285,6 @@ fn share(
         stopping: AtomicBool::new(false),
         group: Group::new(log),
         control: runtime.control(),
-        relays: runtime.relays(),
         config,
     }
 }

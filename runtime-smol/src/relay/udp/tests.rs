@@ -12,11 +12,10 @@ use socket2::SockRef;
 use tracing::Dispatch;
 
 use super::*;
-use crate::executor::Runtime;
 use crate::group::Group;
 use crate::net::{Stream, tune_datagrams};
 use crate::relay::buffer;
-use crate::relay::testing::{ANY, PATIENCE, connection, pattern, settings, sockets, tls};
+use crate::relay::testing::{ANY, Driven, PATIENCE, connection, pattern, settings, sockets, tls};
 use crate::stats::Snapshot;
 
 fn socket() -> UdpSocket {
@@ -62,18 +61,18 @@ struct Tunnel {
     settings: Arc<Settings>,
     ended: Receiver<Ended>,
     group: Arc<Group>,
-    runtime: Runtime,
+    runtime: Driven,
 }
 
 impl Tunnel {
     fn new(path: Path, settings: Settings, target: SocketAddr) -> Self {
-        let runtime = Runtime::new(2).unwrap();
+        let runtime = Driven::new();
         let group = Arc::new(Group::new(Dispatch::none()));
         let users = socket();
         let address = users.local_addr().unwrap();
         let settings = Arc::new(settings);
         let (tell, ended) = unbounded();
-        let (relays, all) = (runtime.relays(), Arc::downgrade(&group));
+        let (control, all) = (runtime.control(), Arc::downgrade(&group));
         let (idle, stats) = (settings.udp_idle, Arc::clone(&settings.stats));
         let shared = Arc::clone(&settings);
         let serve = async move {
@@ -83,11 +82,11 @@ impl Tunnel {
                     let ended = session(path, user, &settings, target).await;
                     drop(tell.send(ended).await);
                 };
-                all.upgrade().unwrap().spawn(&relays.pick(), session);
+                all.upgrade().unwrap().spawn(&control, session);
             };
             serve(Async::new(users).unwrap(), idle, 8, stats, begin).await;
         };
-        group.spawn(&runtime.relays().pick(), serve);
+        group.spawn(&runtime.control(), serve);
         Self {
             users: address,
             settings,
@@ -101,16 +100,14 @@ impl Tunnel {
         let target = socket();
         let address = target.local_addr().unwrap();
         let tunnel = Self::new(path, settings(), address);
-        tunnel
-            .group
-            .spawn(&tunnel.runtime.relays().pick(), async move {
-                let target = Async::new(target).unwrap();
-                let mut buffer = vec![0; 65_536];
-                loop {
-                    let (len, from) = target.recv_from(&mut buffer).await.unwrap();
-                    target.send_to(&buffer[..len], from).await.unwrap();
-                }
-            });
+        tunnel.group.spawn(&tunnel.runtime.control(), async move {
+            let target = Async::new(target).unwrap();
+            let mut buffer = vec![0; 65_536];
+            loop {
+                let (len, from) = target.recv_from(&mut buffer).await.unwrap();
+                target.send_to(&buffer[..len], from).await.unwrap();
+            }
+        });
         tunnel
     }
 }
@@ -307,11 +304,11 @@ fn a_slow_session_drops_only_its_own_datagrams() {
     let to = users.local_addr().unwrap();
     let settings = settings();
     let stats = Arc::clone(&settings.stats);
-    let runtime = Runtime::new(2).unwrap();
+    let runtime = Driven::new();
     let group = Group::new(Dispatch::none());
     let (tell, told) = unbounded();
     let counted = Arc::clone(&stats);
-    group.spawn(&runtime.relays().pick(), async move {
+    group.spawn(&runtime.control(), async move {
         let begin = |user| tell.try_send(user).unwrap();
         serve(Async::new(users).unwrap(), PATIENCE, 8, counted, begin).await;
     });
@@ -322,7 +319,7 @@ fn a_slow_session_drops_only_its_own_datagrams() {
     let other = smol::block_on(told.recv()).unwrap();
     let target = socket();
     let near = Async::new(connected(target.local_addr().unwrap())).unwrap();
-    group.spawn(&runtime.relays().pick(), async move {
+    group.spawn(&runtime.control(), async move {
         let mut user = Side::user(other);
         relay(&mut user, Side::target(near), &settings, None).await;
     });
