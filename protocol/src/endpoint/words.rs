@@ -58,7 +58,7 @@ pub enum Input {
         tls: bool,
     },
     /// A data connection of that session, without a launch, brought the handshake of a client that
-    /// restarted ([`Seen::Returned`](crate::handshake::legacy::Seen::Returned)). The driver closes
+    /// restarted ([`Judged::Returned`](crate::handshake::legacy::Judged::Returned)). The driver closes
     /// it.
     Returned(LinkId),
     /// One brought a wrong key, for which it is closed

@@ -102,15 +102,15 @@ impl Held {
         if self.peer == Peer::Server || self.shown.is_some() {
             return Seen::Early;
         }
-        self.shown = self.find_end(before);
-        if self.shown.is_some() {
-            return Seen::Shown;
-        }
         // Where users speak first, they may well speak TLS.
         let foreign = self.bytes.starts_with(CLIENT_HELLO) || self.bytes.starts_with(PREFACE_MAGIC);
-        match foreign && self.peer == Peer::Egress {
-            true => Seen::Foreign,
-            false => Seen::Early,
+        if foreign && self.peer == Peer::Egress {
+            return Seen::Foreign;
+        }
+        self.shown = self.find_end(before);
+        match self.shown {
+            Some(_) => Seen::Shown,
+            None => Seen::Early,
         }
     }
 

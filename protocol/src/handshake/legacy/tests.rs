@@ -366,7 +366,9 @@ fn only_a_complete_handshake_with_the_right_key_is_a_client_that_returned() {
 #[test]
 fn what_no_client_sends_before_a_launch_closes_its_connection_only() {
     for bytes in [&b"\x16\x03\x01"[..], b"NPD1"] {
-        assert_eq!(Held::of(Peer::Egress).feed(bytes), Seen::Foreign);
+        let mut held = Held::of(Peer::Egress);
+        assert_eq!(held.feed(bytes), Seen::Foreign);
+        assert_eq!(held.feed(b"\n"), Seen::Foreign, "nor with what follows");
         // Through a forward tunnel users speak first, and most of them TLS.
         assert_eq!(Held::of(Peer::Ingress).feed(bytes), Seen::Early);
     }
