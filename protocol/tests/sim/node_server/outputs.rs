@@ -86,6 +86,7 @@ impl Server {
                     it.roster.is_some() && self.carrier.idle(link) == ctx.plan.pool_max
                 };
                 assert!(self.sessions.iter().any(full), "a slot is lost");
+                ctx.oracle.happened(Event::Full);
                 self.wait(ctx, conn);
             }
             endpoint::Output::Refuse(conn) => {
