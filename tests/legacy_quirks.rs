@@ -105,6 +105,8 @@ fn a_user_who_speaks_http_ends_no_session() {
             }
         }
         users::served(mixed.users());
+        let charged = mixed.ours.lines_with(&["wrong key"]);
+        assert_eq!(charged, [""; 0], "a user is no attacker");
         mixed.one_session();
     });
 }

@@ -131,7 +131,10 @@ fn connections_that_speak_before_their_launch_count_against_max() {
                 socket
             })
             .collect();
-        let another = numbered(tunnel.addr());
+        // It waits for bytes, or for room.
+        let mut another = connect_from(HERE, tunnel.addr());
+        another.set_read_timeout(Some(secs(1))).unwrap();
+        let another = another.read_exact(&mut [0; 4]).ok();
         drop(early);
         let in_time = begun.elapsed() < secs(4);
         assert!(
@@ -142,6 +145,36 @@ fn connections_that_speak_before_their_launch_count_against_max() {
     };
     // On a machine that was too slow for once it says nothing.
     until("everything happens within 4 s", secs(60), told);
+}
+
+/// A data connection, which has its id by then, is no place to try keys.
+#[test]
+fn a_wrong_key_on_a_data_connection_is_refused_late_and_counted() {
+    at_once(&[Generation::Http, Generation::Classic], |generation| {
+        let (tcp, _udp) = echo();
+        let mixed = Mix::new(End::Server, *generation).start(tcp.addr());
+        users::until_served(mixed.users(), patience());
+        let mut data = connect_from(HERE, mixed.tunnel.addr());
+        let len = if *generation == Generation::Http {
+            4
+        } else {
+            8
+        };
+        data.read_exact(&mut vec![0; len]).expect("an id");
+        let begun = Instant::now();
+        let wrong = head::handshake(*generation, "wrong");
+        data.write_all(&wrong).unwrap();
+        let mut answer = Vec::new();
+        data.read_to_end(&mut answer).expect("it is closed");
+        assert!(begun.elapsed() >= millis(900), "{:?}", begun.elapsed());
+        match generation {
+            Generation::Http => assert_eq!(status(&answer), "401"),
+            _ => assert_eq!(answer, b""),
+        }
+        mixed.ours.remark(&["wrong key", "127.0.0.1"], secs(5));
+        users::served(mixed.users());
+        mixed.one_session();
+    });
 }
 
 #[test]

@@ -120,27 +120,60 @@ fn our_server_with_tls_2_serves_http_and_classic_clients() {
 #[test]
 fn a_client_that_comes_back_wins_over_its_own_ghost() {
     let rows = Generation::ALL.into_iter().flat_map(|generation| {
-        let modes = [(0, millis(0)), (0, millis(300)), (1, millis(0))];
-        modes.map(|(tls, slow)| (generation, tls, slow))
+        // With `max=4` the old session has all the idle connections that it may have.
+        let modes = [
+            (0, millis(0), ""),
+            (0, millis(300), ""),
+            (0, millis(300), "&max=4"),
+            (1, millis(0), ""),
+        ];
+        modes.map(|(tls, slow, params)| (generation, tls, slow, params))
     });
     // The first bytes of `https` are those of TLS. When they come after the id, they close their
     // connection only, so such a client has to be in time.
     let rows =
-        rows.filter(|(generation, _, slow)| *generation != Generation::Https || slow.is_zero());
-    at_once(&rows.collect::<Vec<_>>(), |(generation, tls, slow)| {
+        rows.filter(|(generation, _, slow, _)| *generation != Generation::Https || slow.is_zero());
+    at_once(
+        &rows.collect::<Vec<_>>(),
+        |(generation, tls, slow, params)| {
+            let (tcp, _udp) = echo();
+            let mix = Mix::new(End::Server, *generation)
+                .with(Flow::Reverse, *tls)
+                .params(params);
+            let mixed = mix.start_as(tcp.addr(), |script| script.quirks.once = true);
+            users::until_served(mixed.users(), patience());
+            let mut script: Script = mixed.script.clone();
+            script.quirks.slow_start = *slow;
+            let back = script.dial();
+            back.until_up(patience());
+            until("the ghost is gone", secs(10), || {
+                (!mixed.peer.is_up()).then_some(())
+            });
+            users::until_served(mixed.users(), patience());
+            assert!(back.is_up());
+        },
+    );
+}
+
+/// Its answer was good, but its data connections are strangers to the server that comes after.
+#[test]
+fn a_server_that_restarts_after_its_answer_is_asked_again() {
+    let rows = [
+        (Generation::Http, 0),
+        (Generation::Https, 0),
+        (Generation::Https, 1),
+    ];
+    at_once(&rows, |(generation, tls)| {
         let (tcp, _udp) = echo();
-        let mix = Mix::new(End::Server, *generation).with(Flow::Reverse, *tls);
-        let mixed = mix.start_as(tcp.addr(), |script| script.quirks.once = true);
-        users::until_served(mixed.users(), patience());
-        let mut script: Script = mixed.script.clone();
-        script.quirks.slow_start = *slow;
-        let back = script.dial();
-        back.until_up(patience());
-        until("the ghost is gone", secs(10), || {
-            (!mixed.peer.is_up()).then_some(())
+        let mix = Mix::new(End::Client, *generation).with(Flow::Reverse, *tls);
+        let mixed = mix.start_as(tcp.addr(), |script| script.quirks.forgets = true);
+        until("it restarts", patience(), || {
+            mixed.peer.saw("it restarts").then_some(())
         });
+        // Waiting for the control channel ends after a minute only.
+        mixed.peer.until_up(secs(45));
         users::until_served(mixed.users(), patience());
-        assert!(back.is_up());
+        mixed.one_session();
     });
 }
 

@@ -11,7 +11,7 @@
 
 use crate::config::Generations;
 use crate::handshake::legacy::Spoken;
-use crate::limits::QUIET;
+use crate::limits::{QUIET, QUIET_AGAIN};
 use crate::proof::ALPN;
 use crate::terms::Generation;
 use crate::time::{Duration, Instant};
@@ -19,7 +19,8 @@ use crate::time::{Duration, Instant};
 /// The first bytes of a native data preface.
 pub const PREFACE_MAGIC: &[u8; 4] = b"NPD1";
 
-const REQUEST: &[u8; 4] = b"GET ";
+/// How a handshake of `http` or `https` begins.
+pub(crate) const REQUEST: &[u8; 4] = b"GET ";
 /// How a record with a ClientHello begins: its type, and the major version that never changes. A
 /// `classic` line may well begin with the first of them: a key of 32 bytes does that begins with a `6`.
 pub const CLIENT_HELLO: &[u8] = &[0x16, 0x03];
@@ -112,6 +113,22 @@ impl Demux {
             prefix: [0; 4],
             len: 0,
         }
+    }
+
+    /// The same connection, for which its session had no room
+    /// ([`endpoint::Output::Wait`](crate::endpoint::Output::Wait)): silence means something again
+    /// after [`QUIET_AGAIN`].
+    #[must_use]
+    pub fn again(
+        allowed: Generations,
+        expected: Expected,
+        now: Instant,
+        deadline: Instant,
+    ) -> Self {
+        let left = deadline.saturating_since(now);
+        let mut demux = Self::new(allowed, expected, now, left);
+        demux.quiet = demux.quiet.map(|_| now.after(QUIET_AGAIN));
+        demux
     }
 
     /// The bytes that follow those given before. Once decided, the verdict does not change.

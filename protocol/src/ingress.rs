@@ -1,8 +1,9 @@
 //! Users waiting ↔ idle data connections of all sessions, at the end that accepts users
 //! (`wire.md` §2.2, §2.4, §2.5).
 //!
-//! Connections are taken oldest first, from sessions in turn; sessions that were silent for more
-//! than 1.5 report intervals only give one when no other can.
+//! Connections are taken oldest first, from sessions in turn: where an id makes them data connections,
+//! the one that was silent longest is the least likely to be a late handshake. Sessions that were
+//! silent for more than 1.5 report intervals only give one when no other can.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;

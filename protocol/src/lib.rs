@@ -36,6 +36,7 @@ pub mod config;
 pub mod demux;
 pub mod dialect;
 pub mod endpoint;
+mod guesses;
 pub mod handshake;
 pub mod id;
 pub mod ingress;

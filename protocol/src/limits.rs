@@ -28,8 +28,15 @@ pub const CLASSIC_GUESS: usize = 256;
 pub const CLASSIC_MAX: u32 = 1024;
 /// A connection without a byte for this long may be a data connection that waits for its id.
 pub const QUIET: Duration = Duration::from_millis(100);
+/// The same for one that its session had no room for when it was silent first.
+pub const QUIET_AGAIN: Duration = Duration::from_millis(500);
 /// How long a client waits for the id of a data connection.
 pub const ID_WAIT: Duration = Duration::from_secs(60);
+/// A data connection that the server closed without an id was not known to it as one if it was open for
+/// this long: that is about the deadline of its handshakes.
+pub const NOT_KNOWN: Duration = Duration::from_secs(4);
+/// So many of them in a row, before there is a control channel, end a session.
+pub const NOT_KNOWN_DIALS: u32 = 2;
 /// How long after the handshake a server waits for the first data connection where that is the
 /// control channel.
 pub const CONTROL_WAIT: Duration = Duration::from_secs(10);
@@ -72,6 +79,9 @@ pub const HALF_OPEN_PER_ADDRESS: usize = 64;
 /// The same from an address whose silent connections are those of its session: each is in handshake
 /// for [`QUIET`] at least, and such a client dials as many at once as it wants idle.
 pub const HALF_OPEN_SILENT: usize = 192;
+/// Those of them that their session has no room for. Where there are too many connections of any kind in
+/// handshake, they go first.
+pub const HALF_OPEN_SPARE: usize = 32;
 /// Users waiting for an idle data connection.
 pub const QUEUED_USERS: usize = 1024;
 /// Sessions per server.

@@ -40,6 +40,13 @@ pub enum Input {
     Control(ConnId),
     /// The dial failed.
     DialFailed(ConnId),
+    /// The dial succeeded, but the server closed the connection instead of giving it an id.
+    NotNumbered {
+        /// The connection.
+        conn: ConnId,
+        /// How long it was open.
+        open: Duration,
+    },
     /// A user took the connection.
     Taken(ConnId),
     /// The connection ended, unused.
@@ -63,7 +70,8 @@ pub enum Output {
     Close(ConnId),
     /// [`limits::DIAL_FAILURES`] in a row: the session is of no use. Said once.
     Exhausted,
-    /// No connection became the control channel in time: the session is of no use. Said once.
+    /// No connection became the control channel in time, or the server treats them as strangers
+    /// ([`limits::NOT_KNOWN_DIALS`]): it restarted after its answer. The session is of no use. Said once.
     NoControl,
 }
 
@@ -91,6 +99,8 @@ pub struct Pool {
     exhausted: bool,
     /// Until when one of the connections must become the control channel.
     control_due: Option<Instant>,
+    /// Connections in a row that the server did not know as this session's.
+    not_known: u32,
     draining: bool,
     outputs: VecDeque<Output>,
     now: Instant,
@@ -135,6 +145,7 @@ impl Pool {
             counted: None,
             exhausted: false,
             control_due: config.control_wait.map(|wait| now.after(wait)),
+            not_known: 0,
             draining: false,
             outputs: VecDeque::new(),
             now,
@@ -155,6 +166,12 @@ impl Pool {
             }
             Input::DialFailed(conn) => {
                 if let Some(started) = self.dialing.remove(&conn) {
+                    self.on_failure(started, |pool| &mut pool.failed_dials);
+                }
+            }
+            Input::NotNumbered { conn, open } => {
+                if let Some(started) = self.dialing.remove(&conn) {
+                    self.on_not_numbered(open);
                     self.on_failure(started, |pool| &mut pool.failed_dials);
                 }
             }
@@ -237,8 +254,21 @@ impl Pool {
         };
         self.idle.insert(conn, self.now);
         self.failed_dials = 0;
+        self.not_known = 0;
         if self.early_ends == 0 {
             self.recover();
+        }
+    }
+
+    /// A server that does not know the session takes its connections for handshakes that never come.
+    fn on_not_numbered(&mut self, open: Duration) {
+        if open < limits::NOT_KNOWN || self.control_due.is_none() {
+            return;
+        }
+        self.not_known += 1;
+        if self.not_known >= limits::NOT_KNOWN_DIALS {
+            self.control_due = None;
+            self.outputs.push_back(Output::NoControl);
         }
     }
 

@@ -12,11 +12,14 @@
 //!
 //! Users' bytes, and the end of stream that follows a `verify`, often overtake the signal that
 //! explains them: the driver keeps them ([`Held`](crate::handshake::legacy::Held)), says
-//! [`Input::Early`] once, and waits for [`Output::Serve`] or [`Output::Close`].
+//! [`Input::Early`] once, and waits for [`Output::Serve`] or [`Output::Close`]. What may be the
+//! handshake of a client that restarted is judged if no launch comes for a while, and few at a time:
+//! [`Input::Shown`], [`Output::Judge`].
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::dialect::Check;
+use crate::guesses::Guesses;
 use crate::id::ConnId;
 use crate::limits;
 use crate::terms::{DataId, Fingerprint};
@@ -61,6 +64,9 @@ pub enum Input {
     },
     /// A connection without a launch showed bytes, or its end. An ingress gives it to no user.
     Early(ConnId),
+    /// What an [early](Self::Early) connection showed is a complete request head or line
+    /// ([`Seen::Shown`](crate::handshake::legacy::Seen::Shown)).
+    Shown(ConnId),
     /// Ingress gives this connection to a user.
     Taken {
         /// The connection.
@@ -89,6 +95,8 @@ pub enum Output {
         /// For whom.
         launch: Launch,
     },
+    /// Judge what this connection [showed](Input::Shown).
+    Judge(ConnId),
     /// The connection serves the certificate check: it is idle no longer, and no user may take it.
     /// It stays open until the peer ends it or [`Output::Close`] says so.
     Claim(ConnId),
@@ -113,6 +121,8 @@ pub struct Roster {
     parked: BTreeMap<DataId, (Instant, Parked)>,
     /// When each early connection, claimed one and parked signal is given up.
     deadlines: BTreeSet<(Instant, Subject)>,
+    /// Early connections that are to be judged.
+    shown: Guesses,
     /// Ours was sent, or there is none to send.
     checked: bool,
     heard_check: bool,
@@ -160,6 +170,7 @@ impl Roster {
             by_id: BTreeMap::new(),
             parked: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            shown: Guesses::default(),
             checked: !config.check.is_some_and(|check| check.send),
             heard_check: false,
             next_check: now.after(limits::CHECK_TICK),
@@ -183,6 +194,12 @@ impl Roster {
                 self.on_signal(id, Parked::Verify(fp));
             }
             Input::Early(conn) => self.on_early(conn),
+            Input::Shown(conn) => {
+                let state = self.conns.get(&conn).map(|entry| entry.state);
+                if matches!(state, Some(State::Early(_))) && !self.shown.contains(conn) {
+                    self.shown.delay(self.now, conn);
+                }
+            }
             Input::Taken { conn, launch } => match self.remove(conn) {
                 Some(Entry { id, .. }) => {
                     let launch = Signal::Launch { id, launch };
@@ -224,6 +241,9 @@ impl Roster {
                 }
             }
         }
+        while let Some(conn) = self.shown.take_due(self.now) {
+            self.outputs.push_back(Output::Judge(conn));
+        }
         if !self.checked && self.next_check <= self.now {
             self.next_check = self.now.after(limits::CHECK_TICK);
             self.looks += 1;
@@ -244,7 +264,8 @@ impl Roster {
             return Some(self.now);
         }
         let check = (!self.checked).then_some(self.next_check);
-        earliest(self.deadlines.first().map(|&(due, _)| due), check)
+        let deadline = self.deadlines.first().map(|&(due, _)| due);
+        earliest(earliest(deadline, self.shown.next_due()), check)
     }
 
     /// Connections that are not gone, and signals without a connection.
@@ -375,6 +396,7 @@ impl Roster {
             State::Idle | State::Serving => {}
             State::Early(due) | State::Claimed(due) => {
                 self.deadlines.remove(&(due, Subject::Conn(conn)));
+                self.shown.remove(conn);
             }
         }
         Some(entry)
@@ -392,6 +414,7 @@ impl Roster {
         debug_assert_eq!(self.conns.len(), self.by_id.len());
         debug_assert!(self.parked.len() <= limits::PARKED);
         debug_assert!(self.deadlines.len() <= self.len());
+        debug_assert!(self.shown.len() <= self.conns.len());
     }
 }
 

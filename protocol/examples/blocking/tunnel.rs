@@ -315,6 +315,7 @@ impl Machines {
             | endpoint::Output::Welcome { conn, .. }
             | endpoint::Output::Data(conn, _)
             // Only for generations that this example lacks.
+            | endpoint::Output::Wait(conn)
             | endpoint::Output::Numbered(conn, ..)
             | endpoint::Output::Control(conn, _) => conn,
         };

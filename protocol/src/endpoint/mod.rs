@@ -13,7 +13,6 @@ mod addressed;
 mod bans;
 mod expiring;
 mod half_open;
-mod refusals;
 mod words;
 
 use alloc::collections::{BTreeMap, VecDeque};
@@ -21,6 +20,7 @@ use core::net::IpAddr;
 
 use crate::demux::Expected;
 use crate::dialect::ControlOn;
+use crate::guesses::Guesses;
 use crate::id::{ConnId, LinkId, Mint};
 use crate::limits;
 use crate::proof::DataSecret;
@@ -35,7 +35,6 @@ use addressed::{ByAddress, Numbering};
 use bans::{Bans, Verdict};
 use expiring::{Expiring, subject};
 use half_open::HalfOpen;
-use refusals::Refusals;
 
 /// What the endpoint is told once.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +65,8 @@ pub struct Endpoint {
     by_address: ByAddress,
     /// Which session each idle data connection belongs to.
     idle: BTreeMap<ConnId, LinkId>,
-    refusals: Refusals,
+    /// Wrong proofs whose answer waits; they stay half-open, which bounds them.
+    refusals: Guesses,
     outputs: VecDeque<Output>,
     now: Instant,
 }
@@ -76,6 +76,8 @@ struct Entry {
     told_by: ToldBy,
     heard: Instant,
     idle: usize,
+    /// It was told that it has no room.
+    was_full: bool,
 }
 
 /// How a session's data connections are told.
@@ -116,7 +118,7 @@ impl Endpoint {
             by_name: BTreeMap::new(),
             by_address: ByAddress::default(),
             idle: BTreeMap::new(),
-            refusals: Refusals::default(),
+            refusals: Guesses::default(),
             outputs: VecDeque::new(),
             now,
         }
@@ -154,6 +156,11 @@ impl Endpoint {
             Input::Returned(link) => {
                 if self.sessions.contains_key(&link) {
                     self.end(link, Ending::Returned);
+                }
+            }
+            Input::WrongKey(link) => {
+                if let Some(from) = self.sessions.get(&link).map(|entry| entry.from) {
+                    self.charge(from);
                 }
             }
             Input::NotIdle(conn) => {
@@ -238,8 +245,8 @@ impl Endpoint {
         let admission = self.half_open.insert(conn, from, most);
         if let Some(oldest) = admission.evicted {
             self.refusals.remove(oldest);
-            self.outputs
-                .push_back(Output::Close(oldest, Refusal::HalfOpen));
+            let close = Output::Close(oldest, Refusal::HalfOpen);
+            self.outputs.push_back(close);
         }
         if admission.first_at_limit {
             self.outputs
@@ -254,21 +261,24 @@ impl Endpoint {
         if self.refusals.contains(conn) {
             return;
         }
-        let exempt = self.is_exempt(from);
-        let verdict = self.bans.failed(self.now, from, exempt);
-        if verdict == Verdict::First {
-            self.outputs
-                .push_back(Output::Notice(Notice::WrongKey(from)));
-        }
-        if verdict == Verdict::NowBanned {
-            self.outputs.push_back(Output::Notice(Notice::Banned(from)));
-        }
-        if exempt {
+        self.charge(from);
+        if self.is_exempt(from) {
             self.refusals.delay(self.now, conn);
         } else {
             self.half_open.remove(conn);
             self.outputs.push_back(Output::Refuse(conn));
         }
+    }
+
+    /// A wrong key came from there.
+    fn charge(&mut self, from: IpAddr) {
+        let exempt = self.is_exempt(from);
+        let notice = match self.bans.failed(self.now, from, exempt) {
+            Verdict::First => Notice::WrongKey(from),
+            Verdict::NowBanned => Notice::Banned(from),
+            Verdict::Counted | Verdict::AlreadyBanned => return,
+        };
+        self.outputs.push_back(Output::Notice(notice));
     }
 
     fn on_hello(&mut self, conn: ConnId, instance: InstanceId, data_secret: DataSecret) {
@@ -336,6 +346,7 @@ impl Endpoint {
             told_by,
             heard: self.now,
             idle: 0,
+            was_full: false,
         };
         self.sessions.insert(link, entry);
         self.outputs.push_back(Output::Welcome {
@@ -347,14 +358,27 @@ impl Endpoint {
     }
 
     fn on_silent(&mut self, conn: ConnId, tls: bool) {
-        let Some(from) = self.leaves_half_open(conn) else {
+        let from = self.half_open.address(conn);
+        let Some(from) = from.filter(|_| !self.refusals.contains(conn)) else {
             return;
         };
         let output = match self.admit_silent(conn, from, tls) {
+            // It may have something to say yet: a client that restarted must not wait for room.
+            Err(Refusal::TooManyIdle) => return self.wait(conn),
             Ok(output) => output,
             Err(why) => Output::Close(conn, why),
         };
+        self.half_open.remove(conn);
         self.outputs.push_back(output);
+    }
+
+    fn wait(&mut self, conn: ConnId) {
+        if let Some(oldest) = self.half_open.make_spare(conn) {
+            self.refusals.remove(oldest);
+            let close = Output::Close(oldest, Refusal::TooManyIdle);
+            self.outputs.push_back(close);
+        }
+        self.outputs.push_back(Output::Wait(conn));
     }
 
     fn admit_silent(&mut self, conn: ConnId, from: IpAddr, tls: bool) -> Result<Output, Refusal> {
@@ -377,7 +401,7 @@ impl Endpoint {
             return Ok(Output::Control(conn, link));
         }
         if entry.idle >= self.config.max || in_all >= self.config.max_total {
-            return Err(Refusal::TooManyIdle);
+            return Err(self.is_full(link));
         }
         let id = numbering.mint();
         entry.idle += 1;
@@ -426,10 +450,21 @@ impl Endpoint {
             return Err(Refusal::Replayed);
         }
         if entry.idle >= self.config.max || self.idle.len() >= self.config.max_total {
-            return Err(Refusal::TooManyIdle);
+            return Err(self.is_full(link));
         }
         entry.idle += 1;
         Ok(link)
+    }
+
+    /// Says so once a session.
+    fn is_full(&mut self, link: LinkId) -> Refusal {
+        if let Some(entry) = self.sessions.get_mut(&link)
+            && !core::mem::replace(&mut entry.was_full, true)
+        {
+            let notice = Output::Notice(Notice::IdleLimit(link));
+            self.outputs.push_back(notice);
+        }
+        Refusal::TooManyIdle
     }
 
     fn first_control_due(&self) -> Option<(Instant, LinkId)> {

@@ -419,7 +419,7 @@ fn what_was_evicted_is_ignored_when_it_speaks_late() {
 #[test]
 fn a_session_has_at_most_max_idle_connections() {
     let mut door = Door::new(DataTls::Plain);
-    let (_, session, _) = door.session(HERE, 1);
+    let (link, session, _) = door.session(HERE, 1);
     let mut idle = Vec::new();
     for seq in 1..=16 {
         match door.preface(signed(session, seq, None), None)[..] {
@@ -428,6 +428,7 @@ fn a_session_has_at_most_max_idle_connections() {
         }
     }
     let outputs = door.preface(signed(session, 17, None), None);
+    assert_eq!(outputs[0], Output::Notice(Notice::IdleLimit(link)));
     assert_eq!(refusal(&outputs), Some(Refusal::TooManyIdle));
     door.feed(Input::NotIdle(idle[0]));
     door.feed(Input::NotIdle(idle[0]));
@@ -437,6 +438,7 @@ fn a_session_has_at_most_max_idle_connections() {
     );
     let outputs = door.preface(signed(session, 19, None), None);
     assert_eq!(refusal(&outputs), Some(Refusal::TooManyIdle));
+    assert_eq!(outputs.len(), 1, "it is said once");
 }
 
 #[test]
@@ -559,15 +561,113 @@ mod by_address {
         door.silent(HERE, false);
         let idle: Vec<Output> = (0..16).flat_map(|_| door.silent(HERE, false)).collect();
         assert!(idle.iter().all(|it| matches!(it, Output::Numbered(..))));
-        let one_more = door.silent(HERE, false);
-        assert_eq!(refusal(&one_more), Some(Refusal::TooManyIdle));
-        let Output::Numbered(conn, ..) = idle[0] else {
+        let Output::Numbered(first, ..) = idle[0] else {
             panic!()
         };
-        door.feed(Input::NotIdle(conn));
-        assert_eq!(refusal(&door.silent(HERE, false)), None);
+        let (conn, tls) = (door.accept(HERE).0, false);
+        let full = Output::Notice(Notice::IdleLimit(link));
+        let one_more = door.feed(Input::Silent { conn, tls });
+        assert_eq!(one_more, [full, Output::Wait(conn)]);
+        assert_eq!(door.endpoint.half_open(), 1);
+        let again = door.feed(Input::Silent { conn, tls });
+        assert_eq!(again, [Output::Wait(conn)], "it is said once");
+        door.feed(Input::NotIdle(first));
+        let now = door.feed(Input::Silent { conn, tls });
+        assert!(
+            matches!(now[..], [Output::Numbered(it, ..)] if it == conn),
+            "{now:?}"
+        );
         door.feed(Input::SessionEnded(link));
         assert_eq!(door.expects(HERE), Expected::Nothing);
+    }
+
+    /// A session with as many idle connections as it may have.
+    fn full(door: &mut Door) -> LinkId {
+        let (link, _) = door.addressed(HERE, ControlOn::Handshake);
+        (0..16).for_each(|_| drop(door.silent(HERE, false)));
+        link
+    }
+
+    #[test]
+    fn a_late_handshake_wins_though_its_session_is_full() {
+        let mut door = Door::new(DataTls::Plain);
+        let old = full(&mut door);
+        let (conn, _) = door.accept(HERE);
+        door.feed(Input::Silent { conn, tls: false });
+        let control = ControlOn::Handshake;
+        let outputs = door.feed(Input::Addressed { conn, control });
+        assert_eq!(outputs[0], Output::EndSession(old, Ending::SameAddress));
+        assert!(matches!(outputs[1], Output::Welcome { .. }));
+    }
+
+    #[test]
+    fn those_without_room_go_before_anybody_else() {
+        let mut door = Door::new(DataTls::Plain);
+        full(&mut door);
+        let (honest, _) = door.accept(THERE);
+        let mut spare = Vec::new();
+        for _ in 0..limits::HALF_OPEN_SPARE {
+            let (conn, _) = door.accept(HERE);
+            assert_eq!(
+                refusal(&door.feed(Input::Silent { conn, tls: false })),
+                None
+            );
+            spare.push(conn);
+        }
+        // Of one address there are only so many.
+        let (conn, _) = door.accept(HERE);
+        let outputs = door.feed(Input::Silent { conn, tls: false });
+        let oldest = Output::Close(spare[0], Refusal::TooManyIdle);
+        assert_eq!(outputs, [oldest, Output::Wait(conn)]);
+        // A wrong key from one of them is forgotten with it.
+        door.feed(Input::WrongProof(spare[1]));
+        // Then they make room for others, without a notice, and whoever came before them stays.
+        let places = limits::HALF_OPEN - door.endpoint.half_open();
+        let others = |n: usize| alloc::format!("198.51.100.{}", n % 8);
+        for n in 0..places {
+            assert_eq!(door.accept(&others(n)).1, []);
+        }
+        for (n, conn) in spare[1..].iter().enumerate() {
+            let closed = Output::Close(*conn, Refusal::HalfOpen);
+            assert_eq!(door.accept(&others(n)).1, [closed]);
+        }
+        assert_eq!(door.feed(Input::WrongProof(honest)).len(), 2);
+    }
+
+    #[test]
+    fn those_without_room_go_before_others_of_their_address() {
+        let mut door = Door::new(DataTls::Plain);
+        full(&mut door);
+        let (late, _) = door.accept(HERE);
+        let (spare, _) = door.accept(HERE);
+        door.feed(Input::Silent {
+            conn: spare,
+            tls: false,
+        });
+        for _ in 2..limits::HALF_OPEN_SILENT {
+            assert_eq!(door.accept(HERE).1, []);
+        }
+        let closed = |conn| Output::Close(conn, Refusal::HalfOpen);
+        assert_eq!(door.accept(HERE).1, [closed(spare)]);
+        assert_eq!(door.accept(HERE).1[0], closed(late));
+    }
+
+    #[test]
+    fn a_wrong_key_on_a_data_connection_counts_as_one_at_the_door() {
+        let mut door = Door::new(DataTls::Plain);
+        let (link, _) = door.addressed(MAPPED, ControlOn::Handshake);
+        let here = HERE.parse().unwrap();
+        let first = door.feed(Input::WrongKey(link));
+        assert_eq!(first, [Output::Notice(Notice::WrongKey(here))]);
+        for _ in 0..2 * limits::BAN_FAILURES {
+            assert_eq!(door.feed(Input::WrongKey(link)), []);
+        }
+        assert_eq!(door.accept(HERE).1, [], "its neighbour stays");
+        door.feed(Input::SessionEnded(link));
+        assert_eq!(door.feed(Input::WrongKey(link)), []);
+        door.wait(59_000);
+        // The failures of a live session's address leave it one short of a ban.
+        assert_eq!(door.accept(HERE).1, []);
     }
 
     #[test]

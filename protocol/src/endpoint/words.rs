@@ -48,8 +48,9 @@ pub enum Input {
         /// Whether that is the control channel, too.
         control: ControlOn,
     },
-    /// A half-open connection was silent for [`limits::QUIET`](crate::limits::QUIET), as [`Endpoint::expected`](super::Endpoint::expected) said it
-    /// might.
+    /// A half-open connection was silent for [`limits::QUIET`](crate::limits::QUIET), as
+    /// [`Endpoint::expected`](super::Endpoint::expected) said it might; or once more for
+    /// [`limits::QUIET_AGAIN`](crate::limits::QUIET_AGAIN), after [`Output::Wait`].
     Silent {
         /// The connection.
         conn: ConnId,
@@ -57,9 +58,12 @@ pub enum Input {
         tls: bool,
     },
     /// A data connection of that session, without a launch, brought the handshake of a client that
-    /// restarted ([`Seen::Returned`](crate::handshake::legacy::Seen::Returned)). The driver closes
+    /// restarted ([`Judged::Returned`](crate::handshake::legacy::Judged::Returned)). The driver closes
     /// it.
     Returned(LinkId),
+    /// One brought a wrong key, for which it is closed
+    /// ([`Judged::Refused`](crate::handshake::legacy::Judged::Refused)).
+    WrongKey(LinkId),
     /// A data connection is no longer idle: a user took it, or it ended.
     NotIdle(ConnId),
     /// A session sent a line.
@@ -73,6 +77,9 @@ pub enum Input {
 pub enum Output {
     /// Close this half-open connection, without a word; see [`Refusal::TooManyIdle`].
     Close(ConnId, Refusal),
+    /// The connection, which was silent, stays half-open: its session has no room for it. What it says
+    /// until the deadline counts as if it came at once; if it stays silent, say so again.
+    Wait(ConnId),
     /// Say no as the handshake does (`refuse`, 401, nothing), then close.
     Refuse(ConnId),
     /// Give the good answer. The session is up, unless its control channel is yet to come
@@ -156,4 +163,7 @@ pub enum Notice {
     Banned(IpAddr),
     /// Connections in handshake are at their limit. Said once until they were below half of it.
     HalfOpenLimit,
+    /// This session has `max` idle data connections, or all have `max_total`, and its client opens
+    /// more. Said once a session.
+    IdleLimit(LinkId),
 }

@@ -77,6 +77,56 @@ fn a_control_channel_that_never_comes_is_waited_for_only_so_long() {
 }
 
 #[test]
+fn a_server_that_forgot_the_session_is_noticed_before_its_control_channel_is_given_up() {
+    let long = Duration::from_secs(5);
+    let short = Duration::from_millis(3_900);
+    let config = Config {
+        control_wait: Some(limits::ID_WAIT),
+        ..config(4, 64)
+    };
+    let told = |steps: &[(usize, Option<Duration>)]| {
+        let mut pool = Pool::new(config, Mint::default(), Seed([7; 32]), at(0));
+        let wanted = dials(&drain(&mut pool));
+        let mut told = 0;
+        for &(nth, open) in steps {
+            let conn = wanted[nth];
+            let input = match open {
+                Some(open) => Input::NotNumbered { conn, open },
+                None => Input::Opened(conn),
+            };
+            pool.handle_input(at(5_000), input);
+            let outputs = drain(&mut pool);
+            told += outputs
+                .iter()
+                .filter(|it| **it == Output::NoControl)
+                .count();
+        }
+        told
+    };
+    assert_eq!(told(&[(0, Some(long))]), 0, "it may be chance");
+    assert_eq!(told(&[(0, Some(long)), (1, Some(long))]), 1);
+    let all = [0, 1, 2, 3].map(|nth| (nth, Some(long)));
+    assert_eq!(told(&all), 1, "said once");
+    // Reset while it does not listen.
+    assert_eq!(told(&[0, 1, 2, 3].map(|nth| (nth, Some(short)))), 0);
+    // It numbers others.
+    let others = [(0, Some(long)), (1, None), (2, Some(long))];
+    assert_eq!(told(&others), 0);
+}
+
+#[test]
+fn with_a_control_channel_an_unnumbered_connection_is_a_failed_dial() {
+    let mut pool = pool(2, 64);
+    let wanted = dials(&drain(&mut pool));
+    for conn in wanted {
+        let open = Duration::from_secs(60);
+        pool.handle_input(at(60_000), Input::NotNumbered { conn, open });
+    }
+    assert_eq!(drain(&mut pool), [], "no more before the back-off");
+    assert!(pool.poll_timeout().is_some());
+}
+
+#[test]
 fn a_dial_that_became_the_control_channel_is_made_up_for() {
     let mut pool = pool(2, 64);
     let wanted = dials(&drain(&mut pool));

@@ -128,6 +128,39 @@ fn bytes_before_the_launch_wait_for_it_but_not_for_ever() {
 }
 
 #[test]
+fn what_may_be_a_handshake_is_judged_late_and_few_at_a_time() {
+    let mut run = Run::new(false, None);
+    (1..=7).for_each(|n| drop(run.numbered(n)));
+    assert_eq!(run.feed(Input::Shown(conn(7))), [], "it is not early");
+    for n in 1..=6 {
+        assert_eq!(run.feed(Input::Early(conn(n))), []);
+        assert_eq!(run.feed(Input::Shown(conn(n))), []);
+        assert_eq!(run.feed(Input::Shown(conn(n))), [], "said twice");
+    }
+    // A launch wins over the judgement.
+    assert_eq!(run.launched(1), [serve(1)]);
+    assert_eq!(run.wait(999), []);
+    let judge = |n| Output::Judge(conn(n));
+    assert_eq!(run.wait(1), [judge(2), judge(3), judge(4), judge(5)]);
+    assert_eq!(run.wait(999), []);
+    assert_eq!(run.launched(2), [serve(2)], "it was a user after all");
+    assert_eq!(run.wait(1), [judge(6)]);
+    let close = |n| Output::Close(conn(n));
+    assert_eq!(run.wait(3_000), [close(3), close(4), close(5), close(6)]);
+    assert_eq!(run.roster.poll_timeout(), None);
+}
+
+#[test]
+fn a_guess_is_forgotten_with_its_connection() {
+    let mut run = Run::new(false, None);
+    run.numbered(1);
+    run.feed(Input::Early(conn(1)));
+    run.feed(Input::Shown(conn(1)));
+    run.feed(Input::Gone(conn(1)));
+    assert_eq!(run.roster.poll_timeout(), None);
+}
+
+#[test]
 fn ingress_announces_who_takes_a_connection_and_ignores_the_peers_launches() {
     let mut run = Run::new(true, None);
     run.numbered(1);

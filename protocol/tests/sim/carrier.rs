@@ -53,8 +53,12 @@ pub(crate) enum News {
     Early(LinkId, ConnId),
     /// A numbered connection is gone, or what was served on it has ended.
     Gone(LinkId, ConnId),
+    /// What it showed is a complete request head or line.
+    Shown(LinkId, ConnId),
     /// The client of this session restarted.
     Returned(LinkId),
+    /// A wrong key came on a connection of this session.
+    WrongKey(LinkId),
 }
 
 #[derive(Debug)]
@@ -85,7 +89,7 @@ enum State {
 }
 
 /// A numbered connection without a launch.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiting {
     held: Held,
     /// It showed bytes, or its end.

@@ -36,6 +36,8 @@ pub(crate) enum Event {
     Up(Generation),
     /// A client that restarted dialled into its old session, and ended it.
     Returned,
+    /// A silent connection found no room in its session, and stayed half-open.
+    Full,
     /// Users' bytes came before their launch.
     Overtook,
     /// A launch came before egress knew its connection's id.
@@ -48,10 +50,11 @@ pub(crate) enum Event {
 
 impl Event {
     /// All that a long sweep must come upon.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Up(Generation::Http),
         Self::Up(Generation::Https),
         Self::Up(Generation::Classic),
+        Self::Full,
         Self::Overtook,
         Self::Parked,
         Self::Matched,

@@ -135,6 +135,9 @@ impl Client {
                 }
             }
             Msg::DialFailed(conn) => self.on_gone(now, pool::Input::DialFailed(conn)),
+            Msg::NotNumbered(conn, open) => {
+                self.on_gone(now, pool::Input::NotNumbered { conn, open });
+            }
             Msg::Taken(conn) => self.on_gone(now, pool::Input::Taken(conn)),
             Msg::Early(link, conn) => {
                 if let Some(up) = self.up.as_mut().filter(|up| up.link() == link) {
@@ -151,7 +154,7 @@ impl Client {
             Msg::Again(user) => self.waiting.user(now, user, true),
             // Only a server is told these.
             Msg::Accepted(..) | Msg::Door(..) | Msg::Certificate(_) | Msg::CertificateStep(_) => {}
-            Msg::Returned(_) => {}
+            Msg::Shown(..) | Msg::Returned(_) | Msg::WrongKey(_) => {}
             // Handled before.
             Msg::Listening(_) | Msg::Stop => {}
         }
@@ -346,7 +349,7 @@ impl Client {
                     useless = Some("data connections fail one after the other");
                 }
                 pool::Output::NoControl => {
-                    useless = Some("no data connection became the control channel in time");
+                    useless = Some("the server made no data connection the control channel");
                 }
             }
         }

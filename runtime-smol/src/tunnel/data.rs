@@ -33,6 +33,8 @@ pub(super) enum DataError {
     TooLate,
     #[error("no id from the server in time")]
     NoId,
+    #[error("closed by the server instead of an id: {error}")]
+    NotNumbered { error: io::Error, open: Duration },
     #[error("what the server sent is no id")]
     NotAnId,
     #[error("{0}")]
@@ -226,7 +228,11 @@ impl Numbered {
 
     async fn read_id(&self, mut stream: Stream) -> Result<Opened, DataError> {
         let mut bytes = vec![0; self.form.len()];
-        stream.read_exact(&mut bytes).await?;
+        let since = Instant::now();
+        if let Err(error) = stream.read_exact(&mut bytes).await {
+            let open = since.elapsed();
+            return Err(DataError::NotNumbered { error, open });
+        }
         let id = self.form.decode(&bytes).ok_or(DataError::NotAnId)?;
         let leaf = leaf_fingerprint(&stream);
         Ok(Opened {

@@ -17,6 +17,7 @@ use protocol::id::ConnId;
 use protocol::limits;
 use protocol::proof::{self, DataSecret};
 use protocol::terms::{Fingerprint, Generation};
+use protocol::time::Instant;
 use protocol::wire::preface::{self, Preface};
 use smol::channel::{Receiver, Sender};
 use smol::future::{FutureExt as _, pending};
@@ -41,6 +42,19 @@ pub(super) struct Door {
     pub(super) excluded: Mutex<BTreeSet<Generation>>,
 }
 
+/// A connection that has said nothing so far.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub(super) stream: Stream,
+    /// The certificate that it was shown, if it is inside TLS.
+    pub(super) leaf: Option<Fingerprint>,
+    pub(super) from: SocketAddr,
+    /// Until when it has to be done with its handshake.
+    pub(super) deadline: Instant,
+    /// It was silent before, and its session had no room for it.
+    pub(super) again: bool,
+}
+
 /// Why a connection in handshake was closed.
 #[derive(Debug, thiserror::Error)]
 enum Unwelcome {
@@ -61,12 +75,13 @@ impl Door {
     pub(super) async fn meet(
         self: Arc<Self>,
         conn: ConnId,
-        socket: Async<TcpStream>,
-        (from, expected): (SocketAddr, Expected),
+        caller: Caller,
+        expected: Expected,
         orders: Receiver<Order>,
     ) {
+        let (from, deadline) = (caller.from, caller.deadline);
         let too_late = async {
-            Timer::after(self.shared.config.env.handshake_timeout).await;
+            until(deadline).await;
             Err(Unwelcome::TooLate)
         };
         let dropped = async {
@@ -74,7 +89,7 @@ impl Door {
             Ok(None)
         };
         // Boxed: a TLS handshake's state is large, and the task outlives it.
-        let met = Box::pin(async { self.handshake(socket, expected).await.map(Some) });
+        let met = Box::pin(async { self.handshake(caller, expected).await.map(Some) });
         let event = match met.or(too_late).or(dropped).await {
             Ok(Some(event)) => event,
             Ok(None) => return,
@@ -105,14 +120,19 @@ impl Door {
         }
     }
 
-    async fn handshake(
-        &self,
-        mut socket: Async<TcpStream>,
-        expected: Expected,
-    ) -> Result<DoorEvent, Unwelcome> {
-        let config = &self.shared.config;
-        let timeout = config.env.handshake_timeout;
-        let mut demux = Demux::new(config.proto, expected, Clock::new().now(), timeout);
+    async fn handshake(&self, caller: Caller, expected: Expected) -> Result<DoorEvent, Unwelcome> {
+        let mut socket = match caller.stream {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(_) => return self.under_tls(caller, expected).await,
+        };
+        let (allowed, now) = (self.shared.config.proto, Clock::new().now());
+        let mut demux = match caller.again {
+            true => Demux::again(allowed, expected, now, caller.deadline),
+            false => {
+                let left = caller.deadline.saturating_since(now);
+                Demux::new(allowed, expected, now, left)
+            }
+        };
         let Some(seen) = look(&socket, &mut demux).await? else {
             return Ok(DoorEvent::Ended);
         };
@@ -120,12 +140,18 @@ impl Door {
             Verdict::Tls => {
                 executor::stepped_aside().await;
                 let (stream, leaf) = self.tls.accept_showing(socket).await?;
-                return self.under_tls(stream, leaf, expected).await;
+                let caller = Caller {
+                    stream,
+                    leaf: Some(leaf),
+                    again: false,
+                    ..caller
+                };
+                return self.under_tls(caller, expected).await;
             }
             Verdict::NativePreface => return data(Stream::Plain(socket), &[], None).await,
             Verdict::Silent => {
-                let (stream, leaf) = (Stream::Plain(socket), None);
-                return Ok(DoorEvent::Silent { stream, leaf });
+                let stream = Stream::Plain(socket);
+                return Ok(DoorEvent::Silent(Caller { stream, ..caller }));
             }
             Verdict::Legacy(spoken) => {
                 return self.legacy(Stream::Plain(socket), spoken, Vec::new()).await;
@@ -154,36 +180,41 @@ impl Door {
 
     async fn under_tls(
         &self,
-        mut stream: Stream,
-        leaf: Fingerprint,
+        mut caller: Caller,
         expected: Expected,
     ) -> Result<DoorEvent, Unwelcome> {
+        let stream = &mut caller.stream;
         let alpn = stream.alpn().map(<[u8]>::to_vec);
+        let quiet = match caller.again {
+            true => limits::QUIET_AGAIN,
+            false => limits::QUIET,
+        };
         let may_be_silent = demux::silent_in_tls(expected, alpn.as_deref()) == Inside::Silent;
         let mut head = Vec::new();
         loop {
             let mut next = [0; 1];
             let read = async { stream.read_exact(&mut next).await.map(|()| true) };
-            let quiet = async {
+            let silence = async {
                 if !may_be_silent || !head.is_empty() {
                     return pending().await;
                 }
-                Timer::after(limits::QUIET).await;
+                Timer::after(quiet).await;
                 Ok(false)
             };
-            if !read.or(quiet).await? {
-                let leaf = Some(leaf);
-                return Ok(DoorEvent::Silent { stream, leaf });
+            if !read.or(silence).await? {
+                return Ok(DoorEvent::Silent(caller));
             }
             head.extend_from_slice(&next);
             match demux::after_tls(self.shared.config.proto, alpn.as_deref(), &head) {
                 Inside::NeedMore | Inside::Silent => {}
-                Inside::Control => return self.control(stream, head).await,
+                Inside::Control => return self.control(caller.stream, head).await,
                 Inside::Preface => {
                     let exporter = stream.exporter(proof::LABEL_CONN)?;
-                    return data(stream, &head, Some(exporter)).await;
+                    return data(caller.stream, &head, Some(exporter)).await;
                 }
-                Inside::Legacy(spoken) => return self.legacy(stream, spoken, head).await,
+                Inside::Legacy(spoken) => {
+                    return self.legacy(caller.stream, spoken, head).await;
+                }
                 Inside::Close(why) => return Err(why.into()),
             }
         }

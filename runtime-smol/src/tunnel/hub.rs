@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use async_io::Async;
 use protocol::handshake::VerifiedHello;
@@ -11,7 +12,6 @@ use protocol::handshake::legacy::VerifiedLegacy;
 use protocol::id::{ConnId, LinkId};
 use protocol::proof::DataSecret;
 use protocol::session;
-use protocol::terms::Fingerprint;
 use protocol::time::Instant;
 use protocol::wire::launch::Launch;
 use protocol::wire::preface::Preface;
@@ -22,6 +22,7 @@ use smol::stream::Stream as _;
 use super::TunnelError;
 use super::connect::{ConnectError, Connected};
 use super::data::Number;
+use super::door::Caller;
 use super::gate::Pass;
 use super::user::User;
 use super::users::Listeners;
@@ -55,6 +56,8 @@ pub(super) enum Msg {
     Listening(Result<Listeners, TunnelError>),
     /// A data connection of the client could not be opened.
     DialFailed(ConnId),
+    /// The server closed one that was open for this long, instead of giving it an id.
+    NotNumbered(ConnId, Duration),
     /// An idle data connection was launched by the peer.
     Taken(ConnId),
     /// An idle data connection ended; `true`: the peer withdrew it. Or what was served on one that
@@ -64,8 +67,12 @@ pub(super) enum Msg {
     User(Box<User>),
     /// A numbered data connection of that session showed bytes or its end before a launch.
     Early(LinkId, ConnId),
+    /// What that one showed is a complete request head or line.
+    Shown(LinkId, ConnId),
     /// One brought the handshake of a client that restarted.
     Returned(LinkId),
+    /// One brought a wrong key.
+    WrongKey(LinkId),
     /// A launch was withdrawn: the user needs another connection.
     Again(Box<User>),
     /// New certificate files were read.
@@ -98,12 +105,8 @@ pub(super) enum DoorEvent {
         stream: Stream,
         verified: Box<VerifiedLegacy>,
     },
-    /// It says nothing: a data connection that waits for its id. `leaf` is what it was shown, if it
-    /// is silent inside TLS.
-    Silent {
-        stream: Stream,
-        leaf: Option<Fingerprint>,
-    },
+    /// It says nothing: a data connection that waits for its id.
+    Silent(Caller),
     /// It ended, ran into the deadline or sent garbage.
     Ended,
 }
@@ -116,6 +119,8 @@ pub(super) enum Order {
     Launch(Box<User>),
     /// The peer launched this user on it, by a signal.
     Serve(Launch),
+    /// Judge what it showed before a launch.
+    Judge,
     /// The peer wants it for another user: end what is served on it.
     End,
 }
@@ -134,8 +139,8 @@ impl Turns {
     }
 }
 
-/// Orders that wait for a task: a launch, and the end of what it served.
-pub(super) const ORDERS: usize = 2;
+/// Orders that wait for a task: a judgement, a launch, and the end of what it served.
+pub(super) const ORDERS: usize = 3;
 
 /// A hub's hold on a task.
 pub(super) type Leash = Sender<Order>;

@@ -113,7 +113,7 @@ impl DataConn {
             match orders.recv().await {
                 Ok(Order::Launch(user)) => Seen::User(user),
                 // The others are for numbered connections.
-                Ok(Order::Serve(_) | Order::End) | Err(_) => Seen::Cut,
+                Ok(Order::Serve(_) | Order::Judge | Order::End) | Err(_) => Seen::Cut,
             }
         };
         let bytes = poll_fn(|cx| {
@@ -141,8 +141,10 @@ impl DataConn {
         self.tell(Msg::Lost(self.conn, withdrawn)).await;
         // A launch that crossed the end was never written: it goes to another connection.
         self.orders.close();
-        if let Ok(Order::Launch(user)) = self.orders.try_recv() {
-            self.tell(Msg::Again(user)).await;
+        while let Ok(order) = self.orders.try_recv() {
+            if let Order::Launch(user) = order {
+                self.tell(Msg::Again(user)).await;
+            }
         }
     }
 

@@ -22,6 +22,8 @@ pub(super) struct Numbered {
     leashes: BTreeMap<ConnId, Leash>,
     /// Of those that serve a user of the peer, who go on when the leash is cut.
     serving: BTreeMap<ConnId, Leash>,
+    /// It was said that a signal found no connection.
+    missed: bool,
 }
 
 /// What the hub has to see to.
@@ -43,10 +45,12 @@ impl Numbered {
             roster: Roster::new(Config { ingress, check }, now),
             leashes: BTreeMap::new(),
             serving: BTreeMap::new(),
+            missed: false,
         }
     }
 
-    /// A data connection got its id. `leaf` is the certificate that the server shows on it.
+    /// A data connection got its id. `leaf` is the certificate that the server shows on it. After a
+    /// [`settle`](Self::settle) it may be [free](Self::is_free), or something was waiting for it.
     pub(super) fn add(
         &mut self,
         now: Instant,
@@ -85,6 +89,11 @@ impl Numbered {
         }
     }
 
+    /// Whether nothing waited for this connection that was just added: users of this end may have it.
+    pub(super) fn is_free(&self, conn: ConnId) -> bool {
+        self.leashes.contains_key(&conn)
+    }
+
     /// How many have no launch.
     pub(super) fn len(&self) -> usize {
         self.leashes.len()
@@ -113,6 +122,11 @@ impl Numbered {
                     }
                     tell(Change::Taken(conn));
                 }
+                Output::Judge(conn) => {
+                    if let Some(leash) = self.leashes.get(&conn) {
+                        leash.try_send(Order::Judge).ok();
+                    }
+                }
                 Output::Claim(conn) => tell(Change::Taken(conn)),
                 Output::Close(conn) => {
                     self.leashes.remove(&conn);
@@ -121,8 +135,11 @@ impl Numbered {
                     }
                     tell(Change::Closed(conn));
                 }
+                // Once a session: a peer may name as many as it likes.
+                Output::Missing(_) if self.missed => {}
                 Output::Missing(id) => {
-                    tracing::debug!(%id, "launch or check of a data connection that never came");
+                    self.missed = true;
+                    tracing::info!(%id, "launch or check of a data connection that never came");
                 }
                 Output::Matched => tracing::debug!("both ends see the same certificate"),
                 Output::Mismatched(id) => {
@@ -233,6 +250,21 @@ mod tests {
         }
         assert!(matches!(first.try_recv(), Ok(Order::End)));
         assert!(second.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_connection_that_a_signal_waits_for_is_no_users() {
+        let mut numbered = numbered(true);
+        let [_first] = fill(&mut numbered);
+        let (inbox, _told) = bounded(1);
+        let now = Instant::default();
+        let (id, fp) = (DataId(2), Some(LEAF));
+        numbered.handle_input(now, Input::Verify { id, fp });
+        let (leash, orders) = bounded(ORDERS);
+        numbered.add(now, (conn(2), id), fp, leash);
+        assert_eq!(settle(&mut numbered, &inbox), [Change::Closed(conn(2))]);
+        assert!(!numbered.is_free(conn(2)) && orders.is_closed());
+        assert!(numbered.is_free(conn(1)));
     }
 
     #[test]

@@ -53,7 +53,7 @@ impl InUse {
                     let why = io::Error::other("used for another user");
                     return Ended::Failed(End::Peer, why);
                 }
-                Ok(Order::Launch(_) | Order::Serve(_)) => {}
+                Ok(Order::Launch(_) | Order::Serve(_) | Order::Judge) => {}
                 // The session has ended, the relay goes on.
                 Err(_) => return pending().await,
             }

@@ -24,7 +24,7 @@ use smol::future::{FutureExt as _, yield_now};
 
 use self::door::HalfOpen;
 use self::sessions::{Announced, Link};
-use super::door::Door;
+use super::door::{Caller, Door};
 use super::gate::{self, Gate, Pass};
 use super::hub::{self, Leash, Msg, Turns};
 use super::keys::Keys;
@@ -35,7 +35,7 @@ use super::users::{Entrances, Listeners};
 use super::waiting::{Told, Waiting};
 use super::{Shared, TunnelError, goodbye};
 use crate::clock::{Clock, Deadline};
-use crate::net::Acceptor;
+use crate::net::{Acceptor, Stream};
 use crate::tls::{Identity, ServerTls};
 
 /// A server's state.
@@ -162,6 +162,15 @@ impl Server {
                     self.waiting.handle_input(now, ingress::Input::Lost(conn));
                 }
             }
+            Msg::Shown(link, conn) => {
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.tell(now, roster::Input::Shown(conn));
+                }
+            }
+            Msg::WrongKey(link) => {
+                self.shared.stats.auth_failures.add(1);
+                self.endpoint.handle_input(now, Input::WrongKey(link));
+            }
             Msg::Returned(link) => self.endpoint.handle_input(now, Input::Returned(link)),
             Msg::User(user) => self.waiting.user(now, user, false),
             Msg::Again(user) => self.waiting.user(now, user, true),
@@ -172,6 +181,7 @@ impl Server {
             | Msg::Control(..)
             | Msg::Listening(_)
             | Msg::DialFailed(_)
+            | Msg::NotNumbered(..)
             | Msg::Stop => {}
         }
     }
@@ -204,7 +214,14 @@ impl Server {
         self.settle();
         if self.half_open.contains_key(&conn) {
             let expected = self.endpoint.expected(from.ip());
-            let met = Arc::clone(&self.door).meet(conn, socket, (from, expected), orders);
+            let caller = Caller {
+                stream: Stream::Plain(socket),
+                leaf: None,
+                from,
+                deadline: now.after(self.shared.config.env.handshake_timeout),
+                again: false,
+            };
+            let met = Arc::clone(&self.door).meet(conn, caller, expected, orders);
             self.shared.spawn_relay(gate::through(pass, met));
         }
     }
@@ -234,6 +251,7 @@ impl Server {
                     tracing::debug!(%why, "connection at the tunnel port refused");
                     self.close(conn, why);
                 }
+                Output::Wait(conn) => self.wait(conn),
                 Output::Refuse(conn) => self.refuse(conn),
                 Output::Welcome {
                     conn,
@@ -252,7 +270,7 @@ impl Server {
         }
     }
 
-    fn settle_numbered(&mut self) {
+    pub(super) fn settle_numbered(&mut self) {
         let now = Clock::new().now();
         let (waiting, endpoint) = (&mut self.waiting, &mut self.endpoint);
         let mut mismatched = Vec::new();
@@ -327,6 +345,12 @@ fn log(notice: Notice) {
         }
         Notice::HalfOpenLimit => {
             tracing::warn!("too many connections in handshake, the oldest are closed");
+        }
+        Notice::IdleLimit(link) => {
+            tracing::info!(
+                session = link.number(),
+                "the client opens more data connections than may be idle"
+            );
         }
     }
 }

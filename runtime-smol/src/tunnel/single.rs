@@ -54,7 +54,10 @@ pub(super) async fn run(
             | Msg::Again(_)
             | Msg::CertificateStep(_)
             | Msg::Early(..)
-            | Msg::Returned(_) => {}
+            | Msg::Shown(..)
+            | Msg::Returned(_)
+            | Msg::WrongKey(_)
+            | Msg::NotNumbered(..) => {}
         }
     }
     // UDP sessions that run go on.

@@ -48,6 +48,8 @@ pub(crate) struct Quirks {
     pub(crate) control_at: usize,
     /// Server: how long it does not listen between the handshake and the data connections.
     pub(crate) deaf: Duration,
+    /// Server: it restarts after its first answer, and does not know that client then.
+    pub(crate) forgets: bool,
     /// Server: the id is written this long after the connection may be launched.
     pub(crate) late_id: Duration,
     /// Ingress: every second user's bytes are on the way this long before the launch.
@@ -106,6 +108,7 @@ impl Script {
             quirks: Quirks {
                 control_at: 3,
                 deaf: Duration::from_millis(40),
+                forgets: false,
                 late_id: Duration::ZERO,
                 overtake: Duration::from_millis(20),
                 burst: 1,

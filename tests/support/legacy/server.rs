@@ -33,6 +33,7 @@ pub(crate) fn run(context: &Context) {
     let script = &context.script;
     // The one of the handshake; the data connections get another.
     let identity = Arc::new(Identity::fresh(&["http/1.1"]));
+    let mut forgets = script.quirks.forgets;
     while !context.life.is_over() {
         let Some(mut listener) = context.life.listen(script.tunnel) else {
             return;
@@ -42,6 +43,12 @@ pub(crate) fn run(context: &Context) {
         let Some(granted) = handshake(context, &door, &listener, &identity) else {
             return;
         };
+        if std::mem::take(&mut forgets) {
+            context.journal.note("it restarts");
+            drop(listener);
+            life.end();
+            continue;
+        }
         if script.generation != Generation::Classic {
             // Whoever dialled before the new listener is there meets the old one's end.
             drop(listener);

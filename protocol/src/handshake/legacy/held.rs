@@ -2,24 +2,41 @@
 //!
 //! They are users' bytes that overtook their launch, or the handshake of a client that restarted:
 //! its address has a session already, so it got an id where it expected nothing. Only a complete
-//! handshake with the right key is taken for one.
+//! handshake with the right key is taken for one; and it is judged when its turn comes
+//! ([`roster::Output::Judge`](crate::roster::Output::Judge)), not at once, so that nobody tries many
+//! keys here.
 
 use alloc::vec::Vec;
 
-use super::LegacyKeys;
-use super::server::{cipher, judge};
-use crate::demux::CLIENT_HELLO;
+use super::server::{AwaitLegacy, LegacyStep};
+use super::{LegacyKeys, Spoken};
+use crate::demux::{CLIENT_HELLO, PREFACE_MAGIC, REQUEST};
+use crate::handshake::HandshakeError;
 use crate::limits;
-use crate::wire::classic::Hello;
-use crate::wire::http::{Head, Request, Whole};
+use crate::time::{Duration, Instant};
 
-const REQUEST: &[u8] = b"GET ";
-const PREFACE: &[u8] = b"NPD1";
+const HEAD_END: &[u8] = b"\r\n\r\n";
+const LINE_END: &[u8] = b"\n";
+
+/// Who is at the other end of a numbered connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Peer {
+    /// A server, which was dialled: nothing on the connection can be a handshake.
+    #[default]
+    Server,
+    /// A client that is ingress: what it says may be its users', whatever it looks like.
+    Ingress,
+    /// A client that is egress: before a launch it has nothing to say.
+    Egress,
+}
 
 /// What a connection sent before its launch: at most [`limits::EARLY_BYTES`].
 #[derive(Clone, Debug, Default)]
 pub struct Held {
+    peer: Peer,
     bytes: Vec<u8>,
+    /// The length of what looks like a handshake, once it is complete.
+    shown: Option<usize>,
 }
 
 /// What the bytes so far are.
@@ -28,13 +45,43 @@ pub struct Held {
 pub enum Seen {
     /// Maybe users' bytes: keep them for the launch.
     Early,
-    /// A client that restarted, and has the key: close the connection and drop the session.
-    Returned,
+    /// The same, but they begin with a complete request head or line: say
+    /// [`roster::Input::Shown`](crate::roster::Input::Shown). Seen once.
+    Shown,
     /// The beginning of something that is no user's: close the connection.
     Foreign,
 }
 
+/// What that head or line was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Judged {
+    /// A client that restarted, and has the key: close the connection and drop the session.
+    Returned,
+    /// Maybe a user's after all: keep it for the launch.
+    Users,
+    /// Neither: say `answer`, which may be empty, and close the connection. When
+    /// [`HandshakeError::counts_for_ban`] says so, the address is charged
+    /// ([`endpoint::Input::WrongKey`](crate::endpoint::Input::WrongKey)).
+    Refused {
+        /// What to say, as at the door.
+        answer: Vec<u8>,
+        /// For the log.
+        why: HandshakeError,
+    },
+}
+
 impl Held {
+    /// Nothing, of that peer.
+    #[must_use]
+    pub const fn of(peer: Peer) -> Self {
+        Self {
+            peer,
+            bytes: Vec::new(),
+            shown: None,
+        }
+    }
+
     /// How many more bytes may be read; 0: wait for the launch.
     #[must_use]
     pub fn room(&self) -> usize {
@@ -47,23 +94,47 @@ impl Held {
         self.bytes.is_empty()
     }
 
-    /// The next bytes, of which at most [`room`](Self::room) are kept. A server says its keys in
-    /// `returning`, a client says `None`: nobody dials it. `launches`: whether the peer is ingress,
-    /// so that these may be users' bytes at all.
-    pub fn feed(&mut self, bytes: &[u8], returning: Option<&LegacyKeys>, launches: bool) -> Seen {
+    /// The next bytes, of which at most [`room`](Self::room) are kept.
+    pub fn feed(&mut self, bytes: &[u8]) -> Seen {
+        let before = self.bytes.len();
         let kept = bytes.get(..self.room()).unwrap_or(bytes);
         self.bytes.extend_from_slice(kept);
-        let Some(keys) = returning else {
+        if self.peer == Peer::Server || self.shown.is_some() {
             return Seen::Early;
-        };
-        if is_handshake(&self.bytes, keys) {
-            return Seen::Returned;
         }
         // Where users speak first, they may well speak TLS.
-        let foreign = self.bytes.starts_with(CLIENT_HELLO) || self.bytes.starts_with(PREFACE);
-        match foreign && !launches {
-            true => Seen::Foreign,
-            false => Seen::Early,
+        let foreign = self.bytes.starts_with(CLIENT_HELLO) || self.bytes.starts_with(PREFACE_MAGIC);
+        if foreign && self.peer == Peer::Egress {
+            return Seen::Foreign;
+        }
+        self.shown = self.find_end(before);
+        match self.shown {
+            Some(_) => Seen::Shown,
+            None => Seen::Early,
+        }
+    }
+
+    /// Its turn has come.
+    pub fn judge(&self, keys: &LegacyKeys) -> Judged {
+        let shown = self.shown.and_then(|end| self.bytes.get(..end));
+        let Some(shown) = shown else {
+            return Judged::Users;
+        };
+        let spoken = match shown.starts_with(REQUEST) {
+            true => Spoken::Http,
+            false => Spoken::Classic,
+        };
+        // It is all there, so nothing waits.
+        let wait = AwaitLegacy::new(spoken, keys, Instant::default(), Duration::ZERO);
+        let (answer, why) = match wait.and_then(|wait| wait.handle_bytes(shown)) {
+            Ok(LegacyStep::Verified(_)) => return Judged::Returned,
+            Ok(LegacyStep::NeedsInput(wait)) => (Vec::new(), wait.handle_eof()),
+            Ok(LegacyStep::Refused { answer, why }) => (answer, why),
+            Err(why) => (Vec::new(), why),
+        };
+        match self.peer {
+            Peer::Egress => Judged::Refused { answer, why },
+            Peer::Ingress | Peer::Server => Judged::Users,
         }
     }
 
@@ -72,19 +143,17 @@ impl Held {
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
-}
 
-fn is_handshake(bytes: &[u8], keys: &LegacyKeys) -> bool {
-    if bytes.starts_with(REQUEST) {
-        let Ok(Some(Whole { head, .. })) = Head::default().feed(bytes) else {
-            return false;
+    /// Where the head or line ends, if it does in what came after `before`.
+    fn find_end(&self, before: usize) -> Option<usize> {
+        let (end, most) = match self.bytes.starts_with(REQUEST) {
+            true => (HEAD_END, limits::HTTP_HEAD),
+            false => (LINE_END, limits::CLASSIC_LINE),
         };
-        return Request::parse(&head).is_ok_and(|it| judge(&it, &keys.token).is_ok());
+        // It may have begun in the piece before.
+        let from = before.saturating_sub(end.len() - 1);
+        let fresh = self.bytes.get(from..most.min(self.bytes.len()))?;
+        let at = fresh.windows(end.len()).position(|it| it == end)?;
+        Some(from + at + end.len())
     }
-    let Some(end) = bytes.iter().position(|&byte| byte == b'\n') else {
-        return false;
-    };
-    let line = bytes.get(..end).unwrap_or_default();
-    end < limits::CLASSIC_LINE
-        && cipher(keys).is_ok_and(|cipher| cipher.read_hello(line) == Hello::Right)
 }

@@ -23,7 +23,7 @@ use crate::wire::datagram::Form;
 use crate::wire::http::{PrintForm, SignalCodec};
 
 pub use self::client::{AwaitAnswer, LegacyConfig, LegacyHandshake};
-pub use self::held::{Held, Seen};
+pub use self::held::{Held, Judged, Peer, Seen};
 pub use self::server::{AwaitLegacy, LegacyStep, VerifiedLegacy};
 
 /// What a tunnel key means in the legacy generations.

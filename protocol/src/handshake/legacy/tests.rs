@@ -310,39 +310,91 @@ fn only_a_complete_handshake_with_the_right_key_is_a_client_that_returned() {
     let keys = keys("KEY");
     let wrong = start(Spoken::Http, "OTHER", DataTls::Plain).1;
     let right = start(Spoken::Http, "KEY", DataTls::Plain).1;
-    for (bytes, launches, seen) in [
-        (&right[..], true, Seen::Returned),
-        (&right[..], false, Seen::Returned),
-        (&right[..right.len() - 1], true, Seen::Early),
-        (&wrong[..], true, Seen::Early),
-        (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", true, Seen::Early),
-        (b"HFZ\n", true, Seen::Returned),
-        (b"HFZ", true, Seen::Early),
-        (b"HFX\n", true, Seen::Early),
-        (b"\x16\x03\x01", false, Seen::Foreign),
-        (b"NPD1", false, Seen::Foreign),
-        (b"NPD", false, Seen::Early),
-        // Through a forward tunnel users speak first, and most of them TLS.
-        (b"\x16\x03\x01", true, Seen::Early),
-        (b"SSH-2.0-x\r\n", true, Seen::Early),
+    let path = String::from_utf8(right.clone()).unwrap();
+    let path = path.replace("GET / ", "GET /x ");
+    let (shown, early) = (Seen::Shown, Seen::Early);
+    let returned = Ok(());
+    let wrong_key = Err(Some(HandshakeError::WrongProof));
+    for (bytes, seen, judged) in [
+        (&right[..], shown, returned),
+        (&right[..right.len() - 1], early, Err(None)),
+        (&wrong[..], shown, wrong_key),
+        (
+            b"GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+            shown,
+            Err(Some(HandshakeError::NoToken)),
+        ),
+        (
+            path.as_bytes(),
+            shown,
+            Err(Some(HandshakeError::NotThisPath)),
+        ),
+        (b"HFZ\n", shown, returned),
+        (b"HFZ\nand more", shown, returned),
+        (b"HFZ", early, Err(None)),
+        (b"HFX\n", shown, wrong_key),
+        (b"\x80\n", shown, Err(Some(HandshakeError::NotClassic))),
+        (b"NPD", early, Err(None)),
     ] {
-        let mut held = Held::default();
-        let got = held.feed(bytes, Some(&keys), launches);
-        assert_eq!(got, seen, "{}", String::from_utf8_lossy(bytes));
-        assert_eq!(held.into_bytes(), bytes);
+        for peer in [Peer::Egress, Peer::Ingress] {
+            let mut held = Held::of(peer);
+            let text = String::from_utf8_lossy(bytes);
+            assert_eq!(held.feed(bytes), seen, "{text}");
+            match (held.judge(&keys), peer) {
+                (Judged::Returned, _) => assert_eq!(judged, Ok(()), "{text}"),
+                (Judged::Refused { answer, why }, Peer::Egress) => {
+                    assert_eq!(judged, Err(Some(why)), "{text}");
+                    let at_door = b"HTTP/1.1 4";
+                    assert_eq!(answer.starts_with(at_door), bytes.starts_with(b"GET"));
+                }
+                (Judged::Users, Peer::Egress) => assert_eq!(judged, Err(None), "{text}"),
+                (Judged::Users, _) => assert_ne!(judged, Ok(()), "{text}"),
+                (other, _) => panic!("{other:?} for {text} of {peer:?}"),
+            }
+            assert_eq!(held.into_bytes(), bytes);
+        }
     }
-    let mut at_client = Held::default();
-    assert_eq!(at_client.feed(&right, None, true), Seen::Early);
+    let mut at_client = Held::of(Peer::Server);
+    assert_eq!(at_client.feed(&right), early);
+    assert_eq!(
+        at_client.judge(&keys),
+        Judged::Users,
+        "nobody dials a client"
+    );
+}
+
+#[test]
+fn what_no_client_sends_before_a_launch_closes_its_connection_only() {
+    for bytes in [&b"\x16\x03\x01"[..], b"NPD1"] {
+        let mut held = Held::of(Peer::Egress);
+        assert_eq!(held.feed(bytes), Seen::Foreign);
+        assert_eq!(held.feed(b"\n"), Seen::Foreign, "nor with what follows");
+        // Through a forward tunnel users speak first, and most of them TLS.
+        assert_eq!(Held::of(Peer::Ingress).feed(bytes), Seen::Early);
+    }
+}
+
+#[test]
+fn a_handshake_byte_by_byte_is_shown_with_its_last() {
+    for spoken in [Spoken::Http, Spoken::Classic] {
+        let right = start(spoken, "KEY", DataTls::Plain).1;
+        let mut held = Held::of(Peer::Egress);
+        let (last, before) = right.split_last().unwrap();
+        for byte in before {
+            assert_eq!(held.feed(&[*byte]), Seen::Early);
+        }
+        assert_eq!(held.feed(&[*last]), Seen::Shown);
+        assert_eq!(held.feed(b"\n\r\n\r\n"), Seen::Early, "seen once");
+        assert_eq!(held.judge(&keys("KEY")), Judged::Returned);
+    }
 }
 
 #[test]
 fn held_bytes_are_bounded() {
-    let mut held = Held::default();
+    let mut held = Held::of(Peer::Ingress);
     assert!(held.is_empty());
-    assert_eq!(
-        held.feed(&[b'x'; 9000], Some(&keys("KEY")), true),
-        Seen::Early
-    );
+    assert_eq!(held.feed(&[b'x'; 9000]), Seen::Early);
+    assert_eq!(held.feed(b"\n"), Seen::Early);
     assert_eq!(held.room(), 0);
     assert_eq!(held.into_bytes().len(), limits::EARLY_BYTES);
 }

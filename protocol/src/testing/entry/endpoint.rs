@@ -20,7 +20,7 @@ use crate::wire::preface::Preface;
 /// # Panics
 /// If the contract is broken, a limit is exceeded, an answer is for a connection that is not
 /// half-open, a data connection is admitted without a valid tag, twice, for a session that is gone,
-/// above `max` or above `max_total`, or a ban closes out an address that has a session or had one
+/// above `max` or above `max_total`, one that was silent is kept that has room or too many of them are, or a ban closes out an address that has a session or had one
 /// lately.
 pub fn run(data: &[u8]) {
     let mut script = Script::new(data);
@@ -37,6 +37,8 @@ pub fn run(data: &[u8]) {
         asked: None,
         silent: None,
         control: None,
+        spare: BTreeSet::new(),
+        full: BTreeSet::new(),
         from: BTreeMap::new(),
         numbers: BTreeMap::new(),
         addressed: BTreeSet::new(),
@@ -69,6 +71,10 @@ struct Run {
     silent: Option<(ConnId, bool)>,
     /// The handshake that just came, and whether its connection goes on.
     control: Option<ControlOn>,
+    /// Those that were silent and had no room.
+    spare: BTreeSet<ConnId>,
+    /// Sessions that were said to be full.
+    full: BTreeSet<LinkId>,
     /// Where each half-open connection came from, in full.
     from: BTreeMap<ConnId, IpAddr>,
     /// Of sessions by address: where it is, whether its control channel is yet to come, its ids.
@@ -108,6 +114,7 @@ impl Run {
             8 => match pick(&self.sessions, script) {
                 Some(link) if script.bool() => Input::Heard(link),
                 Some(link) if script.u8() > 200 => Input::Returned(link),
+                Some(link) if script.u8() > 200 => Input::WrongKey(link),
                 Some(link) => {
                     self.end(link);
                     Input::SessionEnded(link)
@@ -223,6 +230,16 @@ impl Run {
                 }
                 assert!(from.is_some(), "only a half-open one is closed, once");
             }
+            Output::Wait(conn) => {
+                assert!(self.half_open.contains_key(&conn), "only a half-open one waits");
+                assert_eq!(self.silent, Some((conn, self.config.tls != DataTls::Plain)));
+                let from = self.from.get(&conn).map(IpAddr::to_canonical);
+                let of = self.numbers.iter().find(|(_, of)| Some(of.0) == from);
+                let idle = of.map(|(link, _)| self.idle.values().filter(|of| *of == link).count());
+                let full = idle == Some(self.config.max);
+                assert!(full || self.idle.len() == self.config.max_total, "there is room");
+                self.spare.insert(conn);
+            }
             Output::Refuse(conn) => assert!(self.half_open.remove(&conn).is_some()),
             Output::Welcome { conn, link, session } => {
                 let from = self.half_open.remove(&conn);
@@ -261,6 +278,9 @@ impl Run {
             Output::Notice(Notice::Banned(from)) => {
                 self.banned.insert(subject(from), self.now.after(limits::BAN_TIME));
             }
+            Output::Notice(Notice::IdleLimit(link)) => {
+                assert!(self.sessions.contains_key(&link) && self.full.insert(link), "said once");
+            }
             Output::Notice(Notice::WrongKey(_) | Notice::HalfOpenLimit) => {}
         }
     }
@@ -269,7 +289,11 @@ impl Run {
         assert_eq!(self.endpoint.half_open(), self.half_open.len());
         assert!(self.half_open.len() <= limits::HALF_OPEN);
         let mut per_address = BTreeMap::new();
-        for from in self.half_open.values() {
+        let mut spare = BTreeMap::new();
+        for (conn, from) in &self.half_open {
+            let waits = spare.entry(from).or_insert(0);
+            *waits += usize::from(self.spare.contains(conn));
+            assert!(*waits <= limits::HALF_OPEN_SPARE);
             let count = per_address.entry(from).or_insert(0);
             *count += 1;
             let most = match self.addressed.contains(from) {

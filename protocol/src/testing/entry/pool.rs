@@ -71,8 +71,11 @@ impl Run {
             3 => {
                 let Some(conn) = pick(&self.dialing, script) else { return };
                 self.dialing.remove(&conn);
-                if script.u8() < 240 {
+                let which = script.u8();
+                if which < 200 {
                     Input::DialFailed(conn)
+                } else if which < 240 {
+                    Input::NotNumbered { conn, open: script.duration() }
                 } else {
                     self.awaits_control = false;
                     Input::Control(conn)

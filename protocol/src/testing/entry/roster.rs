@@ -15,7 +15,7 @@ use crate::wire::signal::Signal;
 /// bytes, users, ends, time.
 ///
 /// # Panics
-/// If the contract is broken, a connection is served, claimed or closed that is not there or twice,
+/// If the contract is broken, a connection is served, claimed, judged or closed that is not there or twice,
 /// one serves a user that it was not named for, an ingress serves a launch of its peer, our check is
 /// sent twice, or anything is kept for ever.
 pub fn run(data: &[u8]) {
@@ -34,6 +34,7 @@ pub fn run(data: &[u8]) {
         named: BTreeSet::new(),
         taken: None,
         conn: 0,
+        shown: BTreeSet::new(),
         claimed: None,
     };
     while !script.is_empty() {
@@ -59,6 +60,8 @@ struct Run {
     named: BTreeSet<DataId>,
     taken: Option<ConnId>,
     conn: u64,
+    /// Early connections that are to be judged.
+    shown: BTreeSet<ConnId>,
     claimed: Option<ConnId>,
 }
 
@@ -66,7 +69,7 @@ impl Run {
     fn step(&mut self, script: &mut Script<'_>, now: &mut Instant) {
         let launch = Launch::from_text(Transport::Tcp, "192.0.2.1:5");
         let id = DataId(script.u32_below(8) + 1);
-        let input = match script.u32_below(12) {
+        let input = match script.u32_below(13) {
             0..3 => {
                 self.conn += 1;
                 let conn = ConnId::from_number(self.conn);
@@ -96,6 +99,11 @@ impl Run {
                 None => return,
             },
             10 => Input::Spare(self.pick(script)),
+            11 => {
+                let conn = self.pick(script);
+                self.shown.insert(conn);
+                Input::Shown(conn)
+            }
             _ => {
                 *now = now.after(script.duration());
                 return self.roster.handle_timeout(*now);
@@ -124,6 +132,9 @@ impl Run {
                 let idle = self.conns.remove(&conn).is_some();
                 let known = idle || self.served.remove(&conn).is_some();
                 assert!(known || self.taken == Some(conn), "closed twice");
+            }
+            Output::Judge(conn) => {
+                assert!(self.conns.contains_key(&conn) && self.shown.contains(&conn));
             }
             Output::Claim(conn) => {
                 assert!(self.conns.contains_key(&conn));

@@ -1,6 +1,6 @@
 //! Data connections whose launches are signals, until a user has one.
 
-use protocol::handshake::legacy::Seen;
+use protocol::handshake::legacy::{Held, Judged, Peer, Seen};
 use protocol::id::{ConnId, LinkId};
 use protocol::wire::launch::Launch;
 
@@ -10,7 +10,21 @@ use crate::oracle::Event;
 
 impl Carrier {
     pub(crate) fn add_numbered(&mut self, sock: Sock, link: LinkId, conn: ConnId) {
-        self.add(sock, link, conn, State::Numbered(Waiting::default()));
+        let waiting = Waiting {
+            held: Held::of(self.peer()),
+            early: false,
+            claimed: false,
+            reset: None,
+        };
+        self.add(sock, link, conn, State::Numbered(waiting));
+    }
+
+    fn peer(&self) -> Peer {
+        match (&self.returning, self.is_egress) {
+            (None, _) => Peer::Server,
+            (Some(_), true) => Peer::Ingress,
+            (Some(_), false) => Peer::Egress,
+        }
     }
 
     /// Whether a user may have it.
@@ -30,27 +44,46 @@ impl Carrier {
                 Read::Empty => return true,
                 Read::Fin if waiting.early => return true,
                 Read::Fin => Seen::Early,
-                Read::Bytes(bytes) => {
-                    let returning = self.returning.as_ref();
-                    waiting.held.feed(&bytes, returning, self.is_egress)
-                }
+                Read::Bytes(bytes) => waiting.held.feed(&bytes),
             };
-            match seen {
-                Seen::Early if !core::mem::replace(&mut waiting.early, true) => {
-                    self.news.push_back(News::Early(it.link, it.conn));
-                }
-                Seen::Early => {}
-                Seen::Returned | Seen::Foreign => {
-                    self.news.push_back(News::Lost(it.link, it.conn));
-                    self.news.push_back(News::Gone(it.link, it.conn));
-                    if seen == Seen::Returned {
-                        self.news.push_back(News::Returned(it.link));
-                    }
-                    return false;
-                }
+            if seen == Seen::Foreign {
+                self.news.push_back(News::Lost(it.link, it.conn));
+                self.news.push_back(News::Gone(it.link, it.conn));
+                return false;
+            }
+            if !core::mem::replace(&mut waiting.early, true) {
+                self.news.push_back(News::Early(it.link, it.conn));
+            }
+            if seen == Seen::Shown {
+                self.news.push_back(News::Shown(it.link, it.conn));
             }
         }
         true
+    }
+
+    /// What a connection showed before its launch has its turn.
+    pub(crate) fn judge(&mut self, ctx: &mut Ctx<'_>, link: LinkId, conn: ConnId) {
+        let found = self.find(link, conn);
+        let it = found.and_then(|sock| Some((sock, &self.uses.get(&sock)?.state)));
+        let (Some((sock, State::Numbered(waiting))), Some(keys)) = (it, &self.returning) else {
+            panic!("a judgement on a connection that does not wait");
+        };
+        let (answer, verdict) = match waiting.held.judge(keys) {
+            Judged::Users => return,
+            Judged::Returned => (Vec::new(), Some(News::Returned(link))),
+            Judged::Refused { answer, why } => {
+                assert!(why.counts_for_ban(), "nobody says {why}");
+                (answer, Some(News::WrongKey(link)))
+            }
+        };
+        self.uses.remove(&sock);
+        self.news.push_back(News::Lost(link, conn));
+        self.news.push_back(News::Gone(link, conn));
+        self.news.extend(verdict);
+        ctx.net.write(sock, &answer);
+        ctx.net.shutdown(sock);
+        self.linger(ctx, sock);
+        self.pump(ctx, sock);
     }
 
     /// A user of this end begins at once.
@@ -94,7 +127,7 @@ impl Carrier {
         let State::Numbered(waiting) = &mut it.state else {
             panic!("a launch on a connection that is used");
         };
-        let Waiting { held, reset, .. } = core::mem::take(waiting);
+        let (held, reset) = (core::mem::take(&mut waiting.held), waiting.reset);
         let user = ctx.oracle.launched_at(sock);
         let named = launch.address().map(|source| usize::from(source.port()));
         assert!(

@@ -176,7 +176,9 @@ impl Client {
                 }
                 return;
             }
-            News::Returned(_) => panic!("nobody dials a client"),
+            News::Shown(..) | News::Returned(_) | News::WrongKey(_) => {
+                panic!("nobody dials a client");
+            }
             News::Again(user) => {
                 let input = ingress::Input::Again(UserId::from_number(user as u64));
                 return self.ingress.handle_input(ctx.now, input);

@@ -2,6 +2,7 @@
 
 use protocol::dialect::{ControlOn, DataBy, LaunchBy};
 use protocol::id::ConnId;
+use protocol::limits;
 use protocol::roster::{self, Roster};
 use protocol::terms::{DataId, Flow};
 use protocol::{ingress, pool, session};
@@ -26,7 +27,7 @@ impl Client {
             Read::Bytes(bytes) => dial.id.extend(bytes),
             Read::Fin => {
                 ctx.net.close(sock);
-                return self.dial_failed(ctx, sock);
+                return self.not_numbered(ctx, sock);
             }
         }
         if dial.id.len() < form.len() {
@@ -55,6 +56,18 @@ impl Client {
             link.early.push(it);
         }
         self.carrier.pump(ctx, sock);
+    }
+
+    /// The server does not take the connection for one of the session, or not any more.
+    fn not_numbered(&mut self, ctx: &Ctx<'_>, sock: Sock) {
+        if let Some(link) = &mut self.link
+            && let Some(Dial { conn, due, .. }) = link.dials.remove(&sock)
+        {
+            let left = due.saturating_since(ctx.now);
+            let open = limits::ID_WAIT.saturating_sub(left);
+            let input = pool::Input::NotNumbered { conn, open };
+            link.pool.handle_input(ctx.now, input);
+        }
     }
 
     /// A connection is to be the control channel.
@@ -164,6 +177,7 @@ impl Client {
                 self.not_idle(ctx, pool::Input::Taken(conn), conn);
                 self.carrier.serve(ctx, link, conn, &launch);
             }
+            roster::Output::Judge(_) => panic!("nobody dials a client"),
             roster::Output::Claim(conn) => {
                 self.not_idle(ctx, pool::Input::Taken(conn), conn);
                 self.carrier.claim(link, conn);

@@ -109,6 +109,25 @@ impl Server {
         }
     }
 
+    /// One that was silent goes on being so.
+    pub(super) fn wait(&mut self, ctx: &mut Ctx<'_>, conn: ConnId) {
+        let found = self.half_open.iter_mut().find(|(_, it)| it.conn == conn);
+        let (&sock, it) = found.expect("a half-open connection");
+        let expected = self.endpoint.expected(it.from);
+        it.state = match ctx.net.layer(sock) {
+            Layer::Plain => {
+                let demux = Demux::again(Generations::AUTO, expected, ctx.now, it.deadline);
+                State::Raw(demux, Vec::new())
+            }
+            Layer::Tls(alpn) => {
+                let may_be_silent = silent_in_tls(expected, alpn) == Inside::Silent;
+                let quiet = may_be_silent.then(|| ctx.now.after(limits::QUIET_AGAIN));
+                State::Inside(quiet, Vec::new())
+            }
+        };
+        self.on_first_bytes(ctx, sock);
+    }
+
     pub(super) fn on_first_bytes(&mut self, ctx: &mut Ctx<'_>, sock: Sock) {
         let Some(it) = self.half_open.get_mut(&sock) else {
             return;

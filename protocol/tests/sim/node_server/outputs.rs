@@ -64,17 +64,6 @@ impl Server {
         match output {
             endpoint::Output::Close(conn, why) => {
                 let (sock, it) = self.take(conn);
-                if let (Refusal::TooManyIdle, State::Silent) = (why, &it.state) {
-                    // One session of that address has data connections like this one.
-                    let full = |(&link, it): (&LinkId, &Link)| {
-                        it.roster.is_some() && self.carrier.idle(link) == ctx.plan.pool_max
-                    };
-                    assert!(
-                        self.sessions.iter().any(full),
-                        "a slot is lost: {}",
-                        it.from
-                    );
-                }
                 if let (Refusal::TooManyIdle, State::Asked(preface)) = (why, it.state) {
                     let of_it = |it: &(&LinkId, &Link)| it.1.name == preface.session;
                     let (&link, _) = self.sessions.iter().find(of_it).expect("its session");
@@ -90,6 +79,15 @@ impl Server {
                     _ => {}
                 }
                 ctx.net.close(sock);
+            }
+            endpoint::Output::Wait(conn) => {
+                // One session of that address has data connections like this one.
+                let full = |(&link, it): (&LinkId, &Link)| {
+                    it.roster.is_some() && self.carrier.idle(link) == ctx.plan.pool_max
+                };
+                assert!(self.sessions.iter().any(full), "a slot is lost");
+                ctx.oracle.happened(Event::Full);
+                self.wait(ctx, conn);
             }
             endpoint::Output::Refuse(conn) => {
                 let (sock, it) = self.take(conn);
@@ -254,6 +252,11 @@ impl Server {
                 }
             }
             News::Gone(link, conn) => self.tell(ctx, link, roster::Input::Gone(conn)),
+            News::Shown(link, conn) => self.tell(ctx, link, roster::Input::Shown(conn)),
+            News::WrongKey(link) => {
+                let input = endpoint::Input::WrongKey(link);
+                self.endpoint.handle_input(ctx.now, input);
+            }
             News::Returned(link) => {
                 ctx.oracle.happened(Event::Returned);
                 let input = endpoint::Input::Returned(link);

@@ -133,6 +133,7 @@ impl Server {
                 self.not_idle(ctx, conn);
                 self.carrier.serve(ctx, link, conn, &launch);
             }
+            roster::Output::Judge(conn) => self.carrier.judge(ctx, link, conn),
             roster::Output::Claim(conn) => {
                 self.not_idle(ctx, conn);
                 self.carrier.claim(link, conn);

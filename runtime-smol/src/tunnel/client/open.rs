@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use protocol::dialect::ControlOn;
+use protocol::handshake::legacy::Peer;
 use protocol::id::ConnId;
 use protocol::terms::{DataId, Flow};
 use smol::channel::{Receiver, Sender};
 
 use super::super::Shared;
-use super::super::data::{ClientSession, Number, Opened};
+use super::super::data::{ClientSession, DataError, Number, Opened};
 use super::super::hub::{Msg, Order, cut};
 use super::super::idle::DataConn;
 use super::super::idle::numbered::NumberedConn;
@@ -27,9 +28,10 @@ pub(super) struct Opening {
 impl Opening {
     /// Opens the connection; from then on it is a task of its own.
     pub(super) async fn run(self) {
-        let Some(Opened { stream, number }) = self.open().await else {
+        let Opened { stream, number } = match self.open().await {
+            Ok(opened) => opened,
             // The hub is gone only when the tunnel is.
-            return drop(self.hub.send(Msg::DialFailed(self.conn)).await);
+            Err(failed) => return drop(self.hub.send(failed).await),
         };
         if number.is_some_and(|number| self.is_control(number)) {
             return drop(self.hub.send(Msg::Control(self.conn, stream)).await);
@@ -62,9 +64,8 @@ impl Opening {
                     link: session.link,
                     preamble: Vec::new(),
                     form: session.dialect.capabilities.datagrams,
-                    // Nobody dials a client.
+                    peer: Peer::Server,
                     returning: None,
-                    peer_is_ingress: flow == Flow::Reverse,
                 };
                 own.spawn_relay(numbered.run());
             }
@@ -73,21 +74,30 @@ impl Opening {
         }
     }
 
-    /// `None`: it failed, or is no longer wanted.
-    async fn open(&self) -> Option<Opened> {
+    /// The error is what to tell the hub: it failed, or is no longer wanted.
+    async fn open(&self) -> Result<Opened, Msg> {
         let dial = async { Some(self.session.data(&self.shared).await) };
         let cut = async {
             cut(&self.orders).await;
             None
         };
-        match smol::future::or(dial, cut).await? {
-            Ok(opened) => Some(opened),
-            Err(error) => {
-                tracing::debug!(%error, "data connection not opened");
-                self.shared.stats.dial_failures.add(1);
-                None
-            }
-        }
+        let error = match smol::future::or(dial, cut).await {
+            Some(Ok(opened)) => return Ok(opened),
+            Some(Err(error)) => error,
+            None => return Err(Msg::DialFailed(self.conn)),
+        };
+        tracing::debug!(%error, "data connection not opened");
+        self.shared.stats.dial_failures.add(1);
+        Err(match error {
+            DataError::NotNumbered { open, .. } => Msg::NotNumbered(self.conn, open),
+            DataError::Dial(_)
+            | DataError::TooLate
+            | DataError::NoId
+            | DataError::NotAnId
+            | DataError::Io(_)
+            | DataError::Certificate
+            | DataError::Untrusted => Msg::DialFailed(self.conn),
+        })
     }
 
     fn is_control(&self, number: Number) -> bool {

@@ -38,6 +38,8 @@ pub(super) struct Up {
     early: BTreeMap<ConnId, Early>,
     /// The others, where launches are signals.
     numbered: Option<Numbered>,
+    /// Nobody is in the middle, as far as the other end has shown.
+    intact: bool,
 }
 
 /// A numbered connection that came before its control channel.
@@ -74,6 +76,7 @@ impl Up {
             leashes: BTreeMap::new(),
             early: BTreeMap::new(),
             numbered: None,
+            intact: true,
         };
         (up, control.map(|stream| (stream, rest)))
     }
@@ -107,10 +110,7 @@ impl Up {
             self.numbered = Some(Numbered::new(capabilities, ingress, now));
         }
         for (conn, early) in std::mem::take(&mut self.early) {
-            self.idle(now, conn, Some(early.number), early.leash, waiting);
-            if early.spoke {
-                self.on_early(now, conn, waiting);
-            }
+            self.numbered(now, conn, early, waiting);
         }
     }
 
@@ -145,36 +145,43 @@ impl Up {
         match (number, self.leashes.remove(&conn)) {
             // Of an earlier session, or not wanted any more.
             (_, None) => {}
-            (Some(number), Some(leash)) if !self.is_up() => {
+            (Some(number), Some(leash)) => {
                 let spoke = false;
                 let early = Early {
                     number,
                     leash,
                     spoke,
                 };
-                self.early.insert(conn, early);
+                if self.is_up() {
+                    self.numbered(now, conn, early, waiting);
+                } else {
+                    self.early.insert(conn, early);
+                }
             }
-            (number, Some(leash)) => self.idle(now, conn, number, leash, waiting),
+            (None, Some(leash)) if self.flow == Flow::Forward => {
+                waiting.idle(now, self.link(), conn, leash);
+            }
+            (None, Some(leash)) => {
+                self.leashes.insert(conn, leash);
+            }
         }
     }
 
-    fn idle(
-        &mut self,
-        now: Instant,
-        conn: ConnId,
-        number: Option<Number>,
-        leash: Leash,
-        waiting: &mut Waiting,
-    ) {
-        if let (Some(Number { id, leaf }), Some(numbered)) = (number, &mut self.numbered) {
-            numbered.add(now, (conn, id), leaf, leash.clone());
+    /// A numbered connection and the control channel are there. What waited for it comes first; it is
+    /// for users of this end if nothing did.
+    fn numbered(&mut self, now: Instant, conn: ConnId, early: Early, waiting: &mut Waiting) {
+        let Some(numbered) = &mut self.numbered else {
+            return;
+        };
+        let Number { id, leaf } = early.number;
+        numbered.add(now, (conn, id), leaf, early.leash.clone());
+        if early.spoke {
+            self.on_early(now, conn, waiting);
         }
-        match (self.flow, number) {
-            (Flow::Forward, _) => waiting.idle(now, self.session.link, conn, leash),
-            (Flow::Reverse, Some(_)) => {}
-            (Flow::Reverse, None) => {
-                self.leashes.insert(conn, leash);
-            }
+        self.settle(now, waiting);
+        let free = self.numbered.as_ref().is_some_and(|it| it.is_free(conn));
+        if free && !early.spoke && self.flow == Flow::Forward {
+            waiting.idle(now, self.link(), conn, early.leash);
         }
     }
 
@@ -212,7 +219,10 @@ impl Up {
 
     /// The server launched a user on a connection that carries launches itself, or a dial failed.
     pub(super) fn on_gone(&mut self, now: Instant, input: pool::Input) {
-        if let pool::Input::Taken(conn) | pool::Input::DialFailed(conn) = input {
+        if let pool::Input::Taken(conn)
+        | pool::Input::DialFailed(conn)
+        | pool::Input::NotNumbered { conn, .. } = input
+        {
             self.leashes.remove(&conn);
         }
         self.pool.handle_input(now, input);
@@ -256,17 +266,17 @@ impl Up {
         let (Some(numbered), Some(inbox)) = (&mut self.numbered, &self.inbox) else {
             return true;
         };
-        let (pool, mut intact) = (&mut self.pool, true);
+        let (pool, intact) = (&mut self.pool, &mut self.intact);
         numbered.settle(inbox, |change| {
             let (conn, input) = match change {
                 Change::Taken(conn) => (conn, pool::Input::Taken(conn)),
                 Change::Closed(conn) => (conn, pool::Input::Ended(conn)),
-                Change::Mismatched => return intact = false,
+                Change::Mismatched => return *intact = false,
             };
             waiting.handle_input(now, ingress::Input::Lost(conn));
             pool.handle_input(now, input);
         });
-        intact
+        self.intact
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use protocol::handshake::legacy::{Held, LegacyKeys, Seen};
+use protocol::handshake::legacy::{Held, Judged, LegacyKeys, Peer, Seen};
 use protocol::id::LinkId;
 use protocol::wire::datagram::Form;
 use smol::future::{FutureExt as _, pending};
@@ -12,7 +12,7 @@ use socket2::SockRef;
 
 use super::super::hub::{Msg, Order};
 use super::super::{egress, launch};
-use super::{DataConn, read_some};
+use super::{DataConn, last_words, read_some};
 use crate::net::allow_pauses;
 
 /// One numbered data connection.
@@ -25,10 +25,10 @@ pub(in super::super) struct NumberedConn {
     pub(in super::super) preamble: Vec<u8>,
     /// How datagrams go on it.
     pub(in super::super) form: Form,
+    /// Who is at the other end.
+    pub(in super::super) peer: Peer,
     /// The server's keys: a client that restarted may dial into its old session.
     pub(in super::super) returning: Option<Arc<LegacyKeys>>,
-    /// Whether the peer launches users on it.
-    pub(in super::super) peer_is_ingress: bool,
 }
 
 enum Wake {
@@ -41,7 +41,7 @@ enum Wake {
 impl NumberedConn {
     /// Waits for a launch and has it served; or ends when the leash is cut, with [`Msg::Lost`].
     pub(in super::super) async fn run(mut self) {
-        let mut held = Held::default();
+        let mut held = Held::of(self.peer);
         let order = match self.announce().await {
             Ok(()) => self.watch(&mut held).await,
             Err(_) => None,
@@ -58,7 +58,7 @@ impl NumberedConn {
                 let early = held.into_bytes();
                 shared.spawn_relay(egress::by_signal(data, form, launch, early));
             }
-            Order::End => {}
+            Order::Judge | Order::End => {}
         }
     }
 
@@ -87,22 +87,49 @@ impl NumberedConn {
                 Wake::Order(Order::Launch(user)) if early => {
                     self.data.tell(Msg::Again(user)).await;
                 }
+                Wake::Order(Order::Judge) => {
+                    if self.judge(held).await {
+                        return None;
+                    }
+                }
                 Wake::Order(order) => return Some(order),
                 Wake::Bytes(bytes) => {
                     ended = bytes.is_empty();
-                    match held.feed(&bytes, self.returning.as_deref(), self.peer_is_ingress) {
-                        Seen::Early if early => {}
-                        Seen::Early => {
-                            early = true;
-                            self.data.tell(Msg::Early(self.link, self.data.conn)).await;
-                        }
-                        Seen::Returned => {
-                            self.data.tell(Msg::Returned(self.link)).await;
-                            return None;
-                        }
-                        Seen::Foreign => return None,
+                    let seen = held.feed(&bytes);
+                    let (link, conn) = (self.link, self.data.conn);
+                    if seen == Seen::Foreign {
+                        return None;
+                    }
+                    if !std::mem::replace(&mut early, true) {
+                        self.data.tell(Msg::Early(link, conn)).await;
+                    }
+                    if seen == Seen::Shown {
+                        self.data.tell(Msg::Shown(link, conn)).await;
                     }
                 }
+            }
+        }
+    }
+
+    /// Whether what it showed ends the connection.
+    async fn judge(&mut self, held: &Held) -> bool {
+        let Some(keys) = &self.returning else {
+            return false;
+        };
+        match held.judge(keys) {
+            Judged::Users => false,
+            Judged::Returned => {
+                self.data.tell(Msg::Returned(self.link)).await;
+                true
+            }
+            Judged::Refused { answer, why } => {
+                tracing::debug!(%why, "handshake on a data connection refused");
+                if why.counts_for_ban() {
+                    self.data.tell(Msg::WrongKey(self.link)).await;
+                }
+                // It counts as idle until it is closed.
+                last_words(&mut self.data.stream, &answer).await;
+                true
             }
         }
     }

@@ -1,17 +1,21 @@
 //! What comes of the connections at a server's door.
 
+use std::mem;
+use std::sync::Arc;
+
 use async_io::Timer;
 use protocol::dialect::Dialect;
 use protocol::endpoint::{Input, Refusal};
 use protocol::handshake::VerifiedHello;
 use protocol::handshake::legacy::VerifiedLegacy;
 use protocol::id::ConnId;
-use protocol::terms::{Fingerprint, Flow};
+use protocol::terms::Flow;
 use protocol::time::Instant;
 use protocol::wire::launch::Status;
+use smol::channel::bounded;
 use smol::future::FutureExt as _;
 
-use super::super::door::send_refusal;
+use super::super::door::{Caller, send_refusal};
 use super::super::hub::{DoorEvent, Leash};
 use super::super::idle;
 use super::Server;
@@ -39,10 +43,7 @@ pub(super) enum HalfOpen {
         verified: Box<VerifiedLegacy>,
         dialect: Box<Dialect>,
     },
-    Silent {
-        stream: Stream,
-        leaf: Option<Fingerprint>,
-    },
+    Silent(Caller),
 }
 
 impl Server {
@@ -92,10 +93,9 @@ impl Server {
                 };
                 (state, Input::Addressed { conn, control })
             }
-            DoorEvent::Silent { stream, leaf } => {
-                let tls = leaf.is_some();
-                let state = HalfOpen::Silent { stream, leaf };
-                (state, Input::Silent { conn, tls })
+            DoorEvent::Silent(caller) => {
+                let tls = caller.leaf.is_some();
+                (HalfOpen::Silent(caller), Input::Silent { conn, tls })
             }
             DoorEvent::Ended => return self.gone(now, conn),
         };
@@ -121,6 +121,24 @@ impl Server {
             self.shared.spawn_relay(async move {
                 idle::last_byte(&mut stream, Status::Withdrawn).await;
             });
+        }
+    }
+
+    /// One that was silent goes on being so: there is no room for it, and it may be no data connection.
+    pub(super) fn wait(&mut self, conn: ConnId) {
+        let (leash, orders) = bounded(1);
+        let Some(known) = self.half_open.get_mut(&conn) else {
+            return;
+        };
+        let waits = HalfOpen::Handshake { _leash: leash };
+        if let HalfOpen::Silent(caller) = mem::replace(known, waits) {
+            let expected = self.endpoint.expected(caller.from.ip());
+            let caller = Caller {
+                again: true,
+                ..caller
+            };
+            let met = Arc::clone(&self.door).meet(conn, caller, expected, orders);
+            self.shared.spawn_relay(met);
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use protocol::dialect::{Capabilities, ControlOn, DataBy, Dialect, LaunchBy};
 use protocol::endpoint::Input;
-use protocol::handshake::legacy::{Spoken, VerifiedLegacy};
+use protocol::handshake::legacy::{Peer, Spoken, VerifiedLegacy};
 use protocol::handshake::{VerifiedHello, WelcomeParams};
 use protocol::id::{ConnId, LinkId};
 use protocol::terms::{DataId, Flow, SessionId};
@@ -16,6 +16,7 @@ use protocol::{ingress, roster, session};
 use smol::channel::{Sender, bounded};
 
 use super::super::control::{self, Control};
+use super::super::door::Caller;
 use super::super::hub::ORDERS;
 use super::super::idle::numbered::NumberedConn;
 use super::super::idle::{self, DataConn};
@@ -116,7 +117,7 @@ impl Server {
                 HalfOpen::Handshake { .. }
                 | HalfOpen::WrongProof { .. }
                 | HalfOpen::Preface { .. }
-                | HalfOpen::Silent { .. },
+                | HalfOpen::Silent(_),
             )
             | None => {}
         }
@@ -184,7 +185,7 @@ impl Server {
 
     /// The control channel of an announced session is there.
     pub(super) fn control(&mut self, conn: ConnId, link: LinkId) {
-        let Some(HalfOpen::Silent { stream, .. }) = self.half_open.remove(&conn) else {
+        let Some(HalfOpen::Silent(Caller { stream, .. })) = self.half_open.remove(&conn) else {
             return;
         };
         if let Some(Announced { dialect, spoken }) = self.announced.remove(&link) {
@@ -235,7 +236,8 @@ impl Server {
 
     /// A silent connection is a data connection: it gets its id.
     pub(super) fn numbered(&mut self, conn: ConnId, link: LinkId, id: DataId) {
-        let Some(HalfOpen::Silent { stream, leaf }) = self.half_open.remove(&conn) else {
+        let Some(HalfOpen::Silent(Caller { stream, leaf, .. })) = self.half_open.remove(&conn)
+        else {
             return;
         };
         let now = Clock::new().now();
@@ -259,12 +261,18 @@ impl Server {
             link,
             preamble: written(&owner.capabilities, id),
             form: owner.capabilities.datagrams,
+            peer: match self.flow {
+                Flow::Reverse => Peer::Egress,
+                Flow::Forward => Peer::Ingress,
+            },
             returning: Some(Arc::clone(&self.door.keys.legacy)),
-            peer_is_ingress: self.flow == Flow::Forward,
         };
         self.shared.spawn_relay(data.run());
         numbered.add(now, (conn, id), leaf, leash.clone());
-        if self.flow == Flow::Reverse {
+        // A signal that came before it has it now: then no user may.
+        self.settle_numbered();
+        let numbered = self.links.get(&link).and_then(|it| it.numbered.as_ref());
+        if self.flow == Flow::Reverse && numbered.is_some_and(|it| it.is_free(conn)) {
             self.waiting.idle(now, link, conn, leash);
         }
     }
