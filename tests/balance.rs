@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use crate::support::course::at_once;
+use crate::support::distant::Distant;
 use crate::support::peers::{self, Target};
 use crate::support::ports::Port;
 use crate::support::tunnel::{Flow, Setup};
@@ -90,6 +92,34 @@ fn lbs_1_serves_everyone_and_skips_a_dead_target() {
         (None, None),
         "{served:?}"
     );
+}
+
+/// Whether users are served by `name` alone, for as long as it takes to ask ten of them.
+fn all_go_to(addr: SocketAddr, name: char) -> bool {
+    who(addr, 10) == BTreeMap::from([(name, 10)])
+}
+
+#[test]
+fn lbs_1_prefers_the_nearer_target_and_follows_it() {
+    // Whichever comes first in the URL.
+    at_once(&[(true, 'b'), (false, 'a')], |&(first_is_far, nearer)| {
+        let first = Distant::start("a", first_is_far);
+        let second = Distant::start("b", !first_is_far);
+        let pair = Setup::new(Flow::Reverse, 0, first.addr())
+            .target(second.addr())
+            .egress("lbs=1")
+            .env("NP_REPORT_INTERVAL", "1s")
+            .start();
+        until("users go to the nearer target", secs(30), || {
+            all_go_to(pair.users(), nearer).then_some(())
+        });
+        first.set_far(!first_is_far);
+        second.set_far(first_is_far);
+        let other = if nearer == 'a' { 'b' } else { 'a' };
+        until("users go to the other target", secs(60), || {
+            all_go_to(pair.users(), other).then_some(())
+        });
+    });
 }
 
 #[test]

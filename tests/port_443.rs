@@ -136,6 +136,7 @@ fn an_http_server_behind_a_front_end_is_spoken_to_inside_https() {
         datagrams(behind.users.addr(), 5);
         assert!(behind.in_tls.load(Ordering::SeqCst) > 0);
         assert_eq!(behind.server.sessions(), 1);
+        behind.client.remark(&["WARN", "legacy session"], secs(10));
         let warned = behind
             .client
             .lines_with(&["WARN", "http", "legacy session"]);
