@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use crate::support::course::at_once;
 use crate::support::distant::Distant;
+use crate::support::kernel::is_listening;
 use crate::support::peers::{self, Target};
 use crate::support::ports::Port;
 use crate::support::tunnel::{Flow, Setup};
@@ -39,6 +40,14 @@ impl Targets {
             .egress(&format!("lbs={lbs}"))
     }
 
+    fn stop_first(&mut self) {
+        self.first = None;
+        // A child that is being started may hold the listener for a while.
+        until("nobody listens", secs(10), || {
+            (!is_listening(self.port.addr())).then_some(())
+        });
+    }
+
     fn restart_first(&mut self) {
         self.first = Some(Target::start_on(self.port.addr(), peers::greet("1")));
     }
@@ -64,7 +73,7 @@ fn lbs_0_takes_targets_in_turn_and_skips_a_dead_one() {
             BTreeMap::from([('1', 3), ('2', 3), ('3', 3)])
         );
 
-        targets.first = None;
+        targets.stop_first();
         // Whose turn it is while the dead one is tried again depends on time.
         let served = who(pair.users(), 12);
         let names: Vec<char> = served.into_keys().collect();
@@ -85,7 +94,7 @@ fn lbs_1_serves_everyone_and_skips_a_dead_target() {
         .env("NP_REPORT_INTERVAL", "1s")
         .start();
     assert_eq!(who(pair.users(), 9).get(&'-'), None);
-    targets.first = None;
+    targets.stop_first();
     let served = who(pair.users(), 9);
     assert_eq!(
         (served.get(&'-'), served.get(&'1')),
@@ -128,7 +137,7 @@ fn lbs_2_stays_with_the_primary_and_returns_to_it() {
     let pair = targets.setup(Flow::Forward, 2).start();
     assert_eq!(who(pair.users(), 6), BTreeMap::from([('1', 6)]));
 
-    targets.first = None;
+    targets.stop_first();
     assert_eq!(who(pair.users(), 6), BTreeMap::from([('2', 6)]));
 
     targets.restart_first();
