@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use crate::support::course::at_once;
+use crate::support::distant::Distant;
+use crate::support::kernel::is_listening;
 use crate::support::peers::{self, Target};
 use crate::support::ports::Port;
 use crate::support::tunnel::{Flow, Setup};
@@ -37,6 +40,14 @@ impl Targets {
             .egress(&format!("lbs={lbs}"))
     }
 
+    fn stop_first(&mut self) {
+        self.first = None;
+        // A child that is being started may hold the listener for a while.
+        until("nobody listens", secs(10), || {
+            (!is_listening(self.port.addr())).then_some(())
+        });
+    }
+
     fn restart_first(&mut self) {
         self.first = Some(Target::start_on(self.port.addr(), peers::greet("1")));
     }
@@ -62,7 +73,7 @@ fn lbs_0_takes_targets_in_turn_and_skips_a_dead_one() {
             BTreeMap::from([('1', 3), ('2', 3), ('3', 3)])
         );
 
-        targets.first = None;
+        targets.stop_first();
         // Whose turn it is while the dead one is tried again depends on time.
         let served = who(pair.users(), 12);
         let names: Vec<char> = served.into_keys().collect();
@@ -83,7 +94,7 @@ fn lbs_1_serves_everyone_and_skips_a_dead_target() {
         .env("NP_REPORT_INTERVAL", "1s")
         .start();
     assert_eq!(who(pair.users(), 9).get(&'-'), None);
-    targets.first = None;
+    targets.stop_first();
     let served = who(pair.users(), 9);
     assert_eq!(
         (served.get(&'-'), served.get(&'1')),
@@ -92,13 +103,41 @@ fn lbs_1_serves_everyone_and_skips_a_dead_target() {
     );
 }
 
+/// Whether users are served by `name` alone, for as long as it takes to ask ten of them.
+fn all_go_to(addr: SocketAddr, name: char) -> bool {
+    who(addr, 10) == BTreeMap::from([(name, 10)])
+}
+
+#[test]
+fn lbs_1_prefers_the_nearer_target_and_follows_it() {
+    // Whichever comes first in the URL.
+    at_once(&[(true, 'b'), (false, 'a')], |&(first_is_far, nearer)| {
+        let first = Distant::start("a", first_is_far);
+        let second = Distant::start("b", !first_is_far);
+        let pair = Setup::new(Flow::Reverse, 0, first.addr())
+            .target(second.addr())
+            .egress("lbs=1")
+            .env("NP_REPORT_INTERVAL", "1s")
+            .start();
+        until("users go to the nearer target", secs(30), || {
+            all_go_to(pair.users(), nearer).then_some(())
+        });
+        first.set_far(!first_is_far);
+        second.set_far(first_is_far);
+        let other = if nearer == 'a' { 'b' } else { 'a' };
+        until("users go to the other target", secs(60), || {
+            all_go_to(pair.users(), other).then_some(())
+        });
+    });
+}
+
 #[test]
 fn lbs_2_stays_with_the_primary_and_returns_to_it() {
     let mut targets = Targets::start();
     let pair = targets.setup(Flow::Forward, 2).start();
     assert_eq!(who(pair.users(), 6), BTreeMap::from([('1', 6)]));
 
-    targets.first = None;
+    targets.stop_first();
     assert_eq!(who(pair.users(), 6), BTreeMap::from([('2', 6)]));
 
     targets.restart_first();

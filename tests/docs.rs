@@ -123,12 +123,61 @@ fn the_oldest_rust_of_the_readme_is_the_one_of_the_manifest() {
     );
 }
 
+/// The text of every Rust file below `dir`.
+fn sources(dir: &Path) -> String {
+    let mut all = String::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all += &sources(&path);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            all += &std::fs::read_to_string(&path).unwrap();
+        }
+    }
+    all
+}
+
+#[test]
+fn every_limit_has_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (outside, units) = (
+        sources(&root.join("tests")),
+        sources(&root.join("protocol")),
+    );
+    let security = read("SECURITY.md");
+    let (_, limits) = security.split_once("## Limits").unwrap();
+    let (limits, _) = limits.split_once("\n## ").unwrap();
+    let rows = limits.lines().filter(|line| line.starts_with("| "));
+    let rows = rows.filter(|line| !line.starts_with("| limit"));
+    let mut count = 0;
+    for row in rows {
+        count += 1;
+        let tests = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        let place = if tests.starts_with("*unit*") {
+            &units
+        } else {
+            &outside
+        };
+        let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "no test in {row}");
+        for name in names {
+            let head = format!("#[test]\nfn {name}(");
+            let within = head.replace('\n', "\n    ");
+            assert!(
+                place.contains(&head) || place.contains(&within),
+                "{name} is no test"
+            );
+        }
+    }
+    assert!(count > 30, "{count} rows");
+}
+
 #[test]
 fn the_files_that_the_documents_name_exist() {
     for name in ["README.md", "CONTRIBUTING.md", "TESTING.md", "SECURITY.md"] {
         for link in read(name).split("](").skip(1) {
-            let target = link.split(')').next().unwrap();
-            if target.contains("://") || target.starts_with('#') {
+            let target = link.split([')', '#']).next().unwrap();
+            if target.contains("://") || target.is_empty() {
                 continue;
             }
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(target);

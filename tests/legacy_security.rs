@@ -8,7 +8,7 @@ use crate::support::attacker::{Control, ELSEWHERE};
 use crate::support::binary::{Launch, Process};
 use crate::support::course::{at_once, echo};
 use crate::support::kernel::until_listening;
-use crate::support::legacy::conn::Conn;
+use crate::support::legacy::ask::{answer, status};
 use crate::support::legacy::{Generation, Journal, Script, head, interval};
 use crate::support::mixed::{Mix, patience};
 use crate::support::ports::Port;
@@ -35,41 +35,6 @@ fn server(params: &str) -> (Process, Port, Port) {
     let server = Launch::new([url]).start();
     until_listening(tunnel.addr());
     (server, tunnel, user)
-}
-
-/// All that comes back from `source` for `words`, inside TLS or not.
-fn answer(addr: SocketAddr, source: IpAddr, words: &[u8], tls: bool) -> Vec<u8> {
-    let socket = connect_from(source, addr);
-    let conn = if tls {
-        let Ok(conn) = Conn::tls_client(socket, &["h2", "http/1.1"]) else {
-            return Vec::new();
-        };
-        conn
-    } else {
-        Conn::plain(socket)
-    };
-    conn.patience(Some(secs(10)));
-    drop(conn.write_all(words));
-    let mut all = Vec::new();
-    let mut buffer = [0; 1024];
-    while let Ok(count) = conn.read(&mut buffer) {
-        if count == 0 {
-            break;
-        }
-        all.extend_from_slice(&buffer[..count]);
-    }
-    all
-}
-
-/// The status of an answer that keeps the rules of the wire.
-fn status(bytes: &[u8]) -> String {
-    let journal = Journal::new();
-    let judged = head::judge_answer(bytes, &journal);
-    assert_eq!(journal.fouls(), [""; 0], "{}", bytes.escape_ascii());
-    match judged {
-        Ok(_) => "200".to_owned(),
-        Err(status) => status.split(' ').nth(1).unwrap_or(&status).to_owned(),
-    }
 }
 
 #[test]
@@ -223,10 +188,7 @@ fn five_wrong_tokens_or_keys_ban_their_address() {
             ),
             b""
         );
-        assert!(
-            !server.lines_with(&[&source.to_string()]).is_empty(),
-            "nobody was told"
-        );
+        server.remark(&["WARN", "banned", &source.to_string()], secs(10));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sessions of the older generations: who may have one, how they end, and several beside each other.
 
 use std::io::Read;
-use std::net::TcpStream;
+use std::net::{Ipv6Addr, TcpStream};
 
 use crate::support::attacker::ELSEWHERE;
 use crate::support::binary::Launch;
@@ -208,6 +208,26 @@ fn a_native_and_an_older_client_of_one_address_serve_one_server() {
         let names =
             (0..20).map(|_| users::greeted(mixed.users(), secs(5)).expect("a user is served"));
         assert!(names.collect::<Vec<u8>>().contains(&b'n'));
+        mixed.one_session();
+    });
+}
+
+#[test]
+fn every_generation_works_over_ipv6_alone() {
+    let rows = Mix::every()
+        .into_iter()
+        .flat_map(|mix| [0, 1].map(|tls| mix.clone().with(Flow::Reverse, tls)));
+    at_once(&rows.collect::<Vec<_>>(), |mix| {
+        let (tcp, _udp) = echo();
+        let mix = Mix {
+            ip: Ipv6Addr::LOCALHOST.into(),
+            ..mix.clone()
+        };
+        let mixed = mix.start(tcp.addr());
+        users::until_served(mixed.users(), patience());
+        mixed.peer.until_verified(mix.tls, patience());
+        bulk(mixed.users(), 100_000);
+        users::until_served_udp(mixed.users(), secs(20));
         mixed.one_session();
     });
 }

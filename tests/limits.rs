@@ -46,8 +46,16 @@ fn slot_counts_tcp_and_udp_together() {
     for _ in 0..3 {
         assert!(!users::echo_datagram(&user, b"two", millis(300)));
     }
+    let refused = "limit of relays reached";
+    pair.server.remark(&["WARN", refused], secs(10));
+    assert_eq!(pair.server.lines_with(&["WARN", refused]).len(), 1);
     drop(one);
     users::until_served_udp(pair.users(), secs(10));
+    // And the other way round: that session goes on for 30 s.
+    for _ in 0..5 {
+        let end = users::end_after(pair.users(), b"three", secs(20));
+        assert_ne!(end, users::End::StillOpen);
+    }
 }
 
 #[test]

@@ -235,6 +235,21 @@ fn heads_over_16_kib_are_refused() {
 }
 
 #[test]
+fn a_head_has_100_fields_at_most() {
+    let master = Master::start();
+    let wide = |count: usize| {
+        let request = info(&master.api) + "\r\n";
+        let more = "X: y\r\n".repeat(count - (request.trim_end().lines().count() - 1));
+        request.replacen("\r\n", &format!("\r\n{more}"), 1)
+    };
+    let mut conn = master.api.connect();
+    conn.send(wide(100)).unwrap();
+    conn.answer().unwrap().expect(200);
+    refused(&master.api, wide(101), 431);
+    master.api.get("/info");
+}
+
+#[test]
 fn bodies_up_to_1_mib_are_read_and_no_more() {
     let master = Master::start();
     let api = &master.api;

@@ -78,6 +78,29 @@ fn a_last_id_that_is_unknown_gets_the_snapshot() {
 }
 
 #[test]
+fn a_last_id_of_more_than_1024_events_ago_gets_the_snapshot() {
+    let master = Master::start();
+    let stream = Stream::open(&master.api);
+    let ids: Vec<_> = (0..10).map(|_| master.api.create_id(SERVER)).collect();
+    let last = stream.first("create", &ids[0]).number;
+    drop(stream);
+    thread::scope(|scope| {
+        for id in &ids {
+            let api = &master.api;
+            scope.spawn(move || {
+                for round in 0..110 {
+                    api.patch(id, &json!({ "alias": format!("round {round}") }));
+                }
+            });
+        }
+    });
+    let stream = Stream::resume(&master.api, last.expect("events have numbers"));
+    for id in &ids {
+        assert_eq!(stream.first("initial", id).instance["alias"], "round 109");
+    }
+}
+
+#[test]
 fn a_replay_misses_nothing_however_often_the_connection_breaks() {
     let master = Master::start();
     let ids: Vec<_> = (0..4).map(|_| master.api.create_id(SERVER)).collect();

@@ -1,10 +1,11 @@
 //! The native protocol spoken by hand, after the specification and without the project's code, so
 //! that a test can do what no honest end does.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -34,9 +35,13 @@ const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// An address of this machine that no tunnel under test uses.
 pub(crate) const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
 
-/// `K` of the specification.
+/// `K` of the specification, made once for each key.
 pub(crate) fn tunnel_secret(key: &str) -> [u8; 32] {
-    pbkdf2::pbkdf2_hmac_array::<Sha256, 32>(key.as_bytes(), b"nodepass native 1", 100_000)
+    static KNOWN: Mutex<BTreeMap<String, [u8; 32]>> = Mutex::new(BTreeMap::new());
+    let make =
+        || pbkdf2::pbkdf2_hmac_array::<Sha256, 32>(key.as_bytes(), b"nodepass native 1", 100_000);
+    let mut known = KNOWN.lock().unwrap();
+    *known.entry(key.to_owned()).or_insert_with(make)
 }
 
 /// HMAC-SHA256.
@@ -134,6 +139,12 @@ impl Control {
             }
         }
         None
+    }
+
+    /// Whether it still lives: a `ping` is answered.
+    pub(crate) fn answers(&mut self) -> bool {
+        self.send("{\"action\":\"ping\",\"seq\":7}").is_ok()
+            && self.line("pong", PATIENCE).is_some()
     }
 
     /// How the connection ends, if it does before `limit` passes in silence.

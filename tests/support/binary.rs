@@ -18,6 +18,8 @@ pub(crate) struct Launch {
     env: Vec<(String, String)>,
     /// Another program instead.
     program: Option<PathBuf>,
+    /// Its limit of descriptors, hard and soft.
+    descriptors: Option<u32>,
 }
 
 impl Launch {
@@ -42,6 +44,12 @@ impl Launch {
         self
     }
 
+    /// With no more than so many descriptors.
+    pub(crate) const fn descriptors(mut self, most: u32) -> Self {
+        self.descriptors = Some(most);
+        self
+    }
+
     /// With one more environment variable. Those of the test's own environment are not inherited
     /// if they begin with `NP_`.
     pub(crate) fn env(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -51,7 +59,16 @@ impl Launch {
 
     /// Starts it.
     pub(crate) fn start(&self) -> Process {
-        let mut command = Command::new(self.program.clone().unwrap_or_else(path));
+        let program = self.program.clone().unwrap_or_else(path);
+        let mut command = match self.descriptors {
+            Some(most) => {
+                let mut command = Command::new("sh");
+                let script = format!("ulimit -n {most}; exec \"$0\" \"$@\"");
+                command.args(["-c", &script]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("NP_")) {
                 command.env_remove(name);

@@ -10,6 +10,7 @@ use socket2::SockRef;
 use super::until::until;
 
 const ESTABLISHED: &str = "01";
+const SYN_SENT: &str = "02";
 const LISTEN: &str = "0A";
 /// Ticks per second in `/proc/<pid>/stat`, the same on every architecture we run on.
 const USER_HZ: u64 = 100;
@@ -35,6 +36,17 @@ pub(crate) fn is_bound_udp(addr: SocketAddr) -> bool {
 /// Established TCP connections that were accepted on the port of `addr`.
 pub(crate) fn established(addr: SocketAddr) -> usize {
     sockets("tcp", addr.port(), ESTABLISHED)
+}
+
+/// Whether a connection to `addr`, an IPv4 address, has been begun and not yet answered.
+pub(crate) fn is_dialled(addr: SocketAddr) -> bool {
+    let suffix = format!(":{:04X}", addr.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().any(|row| {
+        let mut fields = row.split_ascii_whitespace().skip(2);
+        let remote = fields.next().is_some_and(|addr| addr.ends_with(&suffix));
+        remote && fields.next() == Some(SYN_SENT)
+    })
 }
 
 fn sockets(kind: &str, port: u16, state: &str) -> usize {

@@ -1,6 +1,6 @@
 //! One end of ours and a scripted peer of another generation, around a target.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::binary::{Launch, Process};
@@ -26,6 +26,10 @@ pub(crate) struct Mix {
     pub(crate) params: String,
     /// `min` of the client, whichever end it is.
     pub(crate) min: usize,
+    /// Where both ends listen.
+    pub(crate) ip: IpAddr,
+    /// Environment variables of ours.
+    pub(crate) env: Vec<(&'static str, String)>,
 }
 
 impl Mix {
@@ -39,7 +43,15 @@ impl Mix {
             key: Some("a-key-for-tests"),
             params: String::new(),
             min: 4,
+            ip: Ipv4Addr::LOCALHOST.into(),
+            env: Vec::new(),
         }
+    }
+
+    /// With an environment variable of ours.
+    pub(crate) fn env(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.env.push((name, value.to_string()));
+        self
     }
 
     /// With this flow and `tls`.
@@ -85,7 +97,7 @@ impl Mix {
 
     /// Starts both ends, the scripted one changed by `odd`.
     pub(crate) fn start_as(&self, target: SocketAddr, odd: impl FnOnce(&mut Script)) -> Mixed {
-        let (tunnel, users) = (Port::reserve(), Port::reserve());
+        let [tunnel, users] = [self.ip; 2].map(Port::reserve_on);
         let (at_server, at_client) = match self.flow {
             Flow::Reverse => (users.addr(), target),
             Flow::Forward => (target, users.addr()),
@@ -144,7 +156,10 @@ impl Mix {
             }
         };
         let interval = format!("{}ms", interval().as_millis());
-        Launch::new([url]).env("NP_REPORT_INTERVAL", interval)
+        let launch = Launch::new([url]).env("NP_REPORT_INTERVAL", interval);
+        self.env
+            .iter()
+            .fold(launch, |launch, (name, value)| launch.env(name, value))
     }
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod binary;
 pub(crate) mod certificates;
 pub(crate) mod course;
 pub(crate) mod cutter;
+pub(crate) mod distant;
 pub(crate) mod http;
 pub(crate) mod kernel;
 pub(crate) mod legacy;

@@ -101,6 +101,14 @@ pub(crate) fn end_of(mut stream: &TcpStream, limit: Duration) -> End {
     }
 }
 
+/// Whether a connection on which nothing has come has not ended.
+pub(crate) fn is_open(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let seen = stream.peek(&mut [0]);
+    stream.set_nonblocking(false).unwrap();
+    seen.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+}
+
 /// Sends `message`, which must not be answered; how the connection ended.
 pub(crate) fn end_after(addr: SocketAddr, message: &[u8], limit: Duration) -> End {
     let Ok(mut stream) = try_connect(addr, limit) else {

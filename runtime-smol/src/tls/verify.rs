@@ -109,10 +109,18 @@ fn problem(error: &rustls::Error) -> String {
         "it has expired"
     } else if matches!(error, NotValidYet | NotValidYetContext { .. }) {
         "it is not valid yet; is this machine's clock right?"
+    } else if is_authority(error) {
+        "it is that of an authority, not of a server: issue one with it, or make it with CA:FALSE"
     } else {
         return error.to_string();
     };
     words.to_owned()
+}
+
+/// Whether a leaf may issue others, as `openssl req -x509` makes it. The library has only a text for
+/// that.
+fn is_authority(error: &CertificateError) -> bool {
+    matches!(error, CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity"))
 }
 
 #[cfg(test)]
@@ -190,6 +198,16 @@ mod tests {
             let when_used = verify_chain(&own.key().cert, "a", Some(&path)).unwrap_err();
             assert_eq!(when_used.to_string(), error);
         }
+    }
+
+    #[test]
+    fn an_authority_is_no_server() {
+        let folder = Folder::new();
+        let pem = authority().pem();
+        let ca = folder.write("ca.pem", &pem);
+        let chain = read_chain("crt", &ca).unwrap();
+        let error = verify_chain(&chain, "nodepass", Some(&ca)).unwrap_err();
+        assert!(error.to_string().contains("CA:FALSE"), "{error}");
     }
 
     #[test]

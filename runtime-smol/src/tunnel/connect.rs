@@ -61,6 +61,8 @@ pub(super) enum ConnectError {
     Handshake(#[from] HandshakeError),
     #[error("certificate of the server: {0}")]
     Certificate(#[from] VerifyError),
+    #[error("no token is shown at port 443: {0}; proto=https takes any certificate")]
+    NoOrdinaryHttps(#[source] VerifyError),
 }
 
 impl ConnectError {
@@ -89,7 +91,8 @@ impl ConnectError {
             | Self::OtherProtocol(_)
             | Self::Io(_)
             | Self::Handshake(_)
-            | Self::Certificate(_) => Outcome::Failed,
+            | Self::Certificate(_)
+            | Self::NoOrdinaryHttps(_) => Outcome::Failed,
         }
     }
 }
@@ -185,10 +188,10 @@ impl Connector {
         match attempt {
             Attempt::Tls { .. } => {
                 let stream = secured(socket, name, attempt).await?;
-                match attempt.inside_tls(stream.alpn()) {
-                    Some(Generation::Native) => self.native(stream).await,
-                    Some(_) => self.legacy(stream, Spoken::Https).await,
-                    None => Err(ConnectError::OtherProtocol(attempt)),
+                if attempt.inside_tls(stream.alpn()) == Some(Generation::Native) {
+                    self.native(stream).await
+                } else {
+                    self.get_inside_tls(stream, attempt).await
                 }
             }
             Attempt::Http if config.tunnel.port == HTTPS_PORT => {
@@ -200,6 +203,32 @@ impl Connector {
             Attempt::Http => self.legacy(Stream::Plain(socket), Spoken::Http).await,
             Attempt::Classic => self.legacy(Stream::Plain(socket), Spoken::Classic).await,
         }
+    }
+
+    /// The GET inside the TLS of a server that is not native, which may show any certificate. But
+    /// port 443 promises ordinary HTTPS to those who do not name `https` (`wire.md` §3, §4): no token
+    /// is shown to a stranger there. A 2.0 server always picks a protocol; one that picks none there
+    /// is a front end, and what stands behind it speaks `http`.
+    async fn get_inside_tls(
+        &self,
+        stream: Stream,
+        attempt: Attempt,
+    ) -> Result<Agreed, ConnectError> {
+        let config = &self.shared.config;
+        let at_443 = config.tunnel.port == HTTPS_PORT;
+        let picked = stream.alpn();
+        let spoken = if at_443 && picked.is_none() && config.proto.allows(Generation::Http) {
+            Spoken::Http
+        } else if attempt.inside_tls(picked).is_some() {
+            Spoken::Https
+        } else {
+            return Err(ConnectError::OtherProtocol(attempt));
+        };
+        if at_443 && (spoken == Spoken::Http || !config.proto.names(Generation::Https)) {
+            let verified = verify(config, &stream).await;
+            verified.map_err(ConnectError::NoOrdinaryHttps)?;
+        }
+        self.legacy(stream, spoken).await
     }
 
     async fn native(&self, mut stream: Stream) -> Result<Agreed, ConnectError> {

@@ -135,8 +135,10 @@ impl Numbered {
                     }
                     tell(Change::Closed(conn));
                 }
-                // Once a session: a peer may name as many as it likes.
-                Output::Missing(_) if self.missed => {}
+                // Loud once a session: a peer may name as many as it likes.
+                Output::Missing(id) if self.missed => {
+                    tracing::debug!(%id, "launch or check of a data connection that never came");
+                }
                 Output::Missing(id) => {
                     self.missed = true;
                     tracing::info!(%id, "launch or check of a data connection that never came");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use protocol::id::{ConnId, LinkId, Mint, UserId};
 use protocol::ingress::{Config, Ingress, Input, Output};
+use protocol::limits;
 use protocol::time::Instant;
 use protocol::wire::launch::Launch;
 use smol::channel::TrySendError;
@@ -20,6 +21,8 @@ pub(super) struct Waiting {
     mint: Mint,
     users: BTreeMap<UserId, Box<User>>,
     leashes: BTreeMap<ConnId, Leash>,
+    /// Whether it was said that too many users wait.
+    full: bool,
 }
 
 impl Waiting {
@@ -34,11 +37,13 @@ impl Waiting {
             mint: Mint::default(),
             users: BTreeMap::new(),
             leashes: BTreeMap::new(),
+            full: false,
         }
     }
 
     /// A user arrived, or (`again`) its launch was withdrawn.
     pub(super) fn user(&mut self, now: Instant, user: Box<User>, again: bool) {
+        self.full &= self.users.len() > limits::QUEUED_USERS / 2;
         let id = UserId::from_number(self.mint.next());
         self.users.insert(id, user);
         let input = if again {
@@ -92,7 +97,10 @@ impl Waiting {
                 Output::Expired(user) => {
                     self.refuse(shared, user, "no data connection in time");
                 }
-                Output::Refused(user) => self.refuse(shared, user, "too many users wait"),
+                Output::Refused(user) => {
+                    self.say_full();
+                    self.refuse(shared, user, "too many users wait");
+                }
                 Output::Demand(link, n) => {
                     tell(Told::Demand(link, n));
                 }
@@ -146,6 +154,15 @@ impl Waiting {
         if let Err(Order::Launch(user)) = refused {
             self.user(Clock::new().now(), user, true);
         }
+    }
+
+    /// Once, until half of them are gone.
+    fn say_full(&mut self) {
+        if !self.full {
+            let most = limits::QUEUED_USERS;
+            tracing::warn!("{most} users wait for data connections, more are refused");
+        }
+        self.full = true;
     }
 
     fn refuse(&mut self, shared: &Shared, user: UserId, why: &'static str) {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::codec::{token, xor};
 use super::conn::Conn;
 use super::journal::Journal;
-use super::script::Generation;
+use super::script::{Generation, Script};
 use crate::support::tunnel::Flow;
 
 /// What a server tells its client.
@@ -113,7 +113,7 @@ pub(crate) fn read_request(conn: &Conn) -> Option<Result<String, u16>> {
 }
 
 /// Judges a request: `None` grants it, else the status to answer with.
-pub(crate) fn judge_request(head: &str, key: &str, journal: &Journal) -> Option<u16> {
+pub(crate) fn judge_request(head: &str, script: &Script, journal: &Journal) -> Option<u16> {
     let mut lines = head.trim_end().lines();
     let line = lines.next().unwrap_or_default();
     let headers: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(": ")).collect();
@@ -132,16 +132,16 @@ pub(crate) fn judge_request(head: &str, key: &str, journal: &Journal) -> Option<
     let [given] = all("authorization")[..] else {
         return Some(401);
     };
-    let wanted = format!("Bearer {}", token(key));
+    let wanted = format!("Bearer {}", token(&script.key()));
     if given != wanted {
         if given.eq_ignore_ascii_case(&wanted) {
             journal.foul(format!("the token is in the wrong case: {given}"));
         }
         return Some(401);
     }
-    // A client that dials an address without `sni` writes `none`.
-    if all("host") != ["none"] {
-        journal.foul(format!("Host: {:?}, where none is due", all("host")));
+    if all("host") != [script.host] {
+        let (seen, due) = (all("host"), script.host);
+        journal.foul(format!("Host: {seen:?}, where {due} is due"));
     }
     for name in ["content-length", "transfer-encoding"] {
         if !all(name).is_empty() {

@@ -25,13 +25,10 @@ impl Identity {
     }
 
     /// From PEM.
-    pub(crate) fn from_pem((crt, key): &(String, String)) -> Self {
+    pub(crate) fn from_pem((crt, key): &(String, String), alpn: &[&str]) -> Self {
         let crt = CertificateDer::from_pem_slice(crt.as_bytes()).unwrap();
-        Self::new(
-            crt,
-            PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
-            &[],
-        )
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        Self::new(crt, key, alpn)
     }
 
     fn new(leaf: CertificateDer<'static>, key: PrivateKeyDer<'static>, alpn: &[&str]) -> Self {

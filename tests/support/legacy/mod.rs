@@ -6,6 +6,7 @@
 //! dials a target. It plays what is odd about the program it stands for ([`Quirks`]), and it fails
 //! the test when the other side breaks a rule of the wire ([`Journal::foul`]).
 
+pub(crate) mod ask;
 mod client;
 pub(crate) mod codec;
 pub(crate) mod conn;

@@ -81,6 +81,9 @@ pub(crate) struct Script {
     pub(crate) key: Option<String>,
     /// Where the server listens and the client dials.
     pub(crate) tunnel: SocketAddr,
+    /// Server: the `Host` of a good request. A client that dials an address without `sni` writes
+    /// `none`.
+    pub(crate) host: &'static str,
     /// Where it accepts users, or its target.
     pub(crate) local: SocketAddr,
     /// The interval of its pings.
@@ -102,6 +105,7 @@ impl Script {
             tls: 0,
             key: None,
             tunnel,
+            host: "none",
             local,
             interval: interval(),
             min: 4,

@@ -31,8 +31,13 @@ struct Granted {
 /// Serves until the peer is stopped.
 pub(crate) fn run(context: &Context) {
     let script = &context.script;
-    // The one of the handshake; the data connections get another.
-    let identity = Arc::new(Identity::fresh(&["http/1.1"]));
+    // The one of the handshake; with `tls` 1 the data connections get another.
+    let alpn = ["http/1.1"];
+    let identity = match &script.pem {
+        Some(pem) => Identity::from_pem(pem, &alpn),
+        None => Identity::fresh(&alpn),
+    };
+    let identity = Arc::new(identity);
     let mut forgets = script.quirks.forgets;
     while !context.life.is_over() {
         let Some(mut listener) = context.life.listen(script.tunnel) else {
@@ -127,7 +132,7 @@ type Control = Option<(Arc<Conn>, Lines)>;
 fn by_request(context: &Context, conn: &Conn) -> Option<Control> {
     let request = head::read_request(conn)?;
     let status = match &request {
-        Ok(head) => head::judge_request(head, &context.script.key(), &context.journal),
+        Ok(head) => head::judge_request(head, &context.script, &context.journal),
         Err(status) => Some(*status),
     };
     context
@@ -164,7 +169,7 @@ fn serve(context: &Context, life: &Arc<Life>, listener: TcpListener, granted: Gr
     let identity = script
         .pem
         .as_ref()
-        .map_or_else(|| Identity::fresh(&[]), Identity::from_pem);
+        .map_or_else(|| Identity::fresh(&[]), |pem| Identity::from_pem(pem, &[]));
     let leaf = (script.tls > 0).then(|| identity.leaf().to_vec());
     let (controls, inbox) = mpsc::channel();
     let hall = Arc::new(Hall {
