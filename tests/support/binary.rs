@@ -18,6 +18,8 @@ pub(crate) struct Launch {
     env: Vec<(String, String)>,
     /// Another program instead.
     program: Option<PathBuf>,
+    /// A program that starts it, with its arguments.
+    under: Vec<String>,
 }
 
 impl Launch {
@@ -42,6 +44,18 @@ impl Launch {
         self
     }
 
+    /// Starts a copy of the binary instead.
+    pub(crate) fn program(mut self, program: PathBuf) -> Self {
+        self.program = Some(program);
+        self
+    }
+
+    /// Started by another program that becomes it, such as `prlimit`.
+    pub(crate) fn under<S: Into<String>>(mut self, program: impl IntoIterator<Item = S>) -> Self {
+        self.under = program.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// With one more environment variable. Those of the test's own environment are not inherited
     /// if they begin with `NP_`.
     pub(crate) fn env(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -51,7 +65,15 @@ impl Launch {
 
     /// Starts it.
     pub(crate) fn start(&self) -> Process {
-        let mut command = Command::new(self.program.clone().unwrap_or_else(path));
+        let program = self.program.clone().unwrap_or_else(path);
+        let mut command = match self.under.split_first() {
+            None => Command::new(program),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("NP_")) {
                 command.env_remove(name);
@@ -154,6 +176,13 @@ impl Process {
         self.line(words, limit, |_| true)
     }
 
+    /// Its warnings and errors so far.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        let mut complaints = self.lines_with(&[" warn "]);
+        complaints.extend(self.lines_with(&[" error "]));
+        complaints
+    }
+
     /// The same for lines that show no URL, whose parameters are words too.
     pub(crate) fn remark(&self, words: &[&str], limit: Duration) -> String {
         self.line(words, limit, |line| !line.contains("://"))
@@ -198,6 +227,16 @@ impl Process {
     /// Asks it to read its certificates again.
     pub(crate) fn hang_up(&self) {
         self.signal(Signal::HUP);
+    }
+
+    /// Lets it stand still until it is [thawed](Self::thaw).
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
     }
 
     /// Ends it with SIGKILL.
