@@ -3,10 +3,12 @@
 use std::ops::Range;
 
 use crate::faults_data::{records, strikes};
+use crate::support::binary::Launch;
 use crate::support::cutter::{Strike, Way};
 use crate::support::exchange::{Seen, Witness, exchange, until_whole};
 use crate::support::kernel::tcp_sockets;
-use crate::support::tunnel::{End, Flow, Pair, Setup};
+use crate::support::peers::{self, Target};
+use crate::support::tunnel::{End, Flow, KEY, Pair, Setup};
 use crate::support::until::{millis, poll, secs, until};
 
 /// Records of a control connection that are struck, each way. From the client: its hello in TLS, its
@@ -41,11 +43,17 @@ fn stages(pair: &Pair) -> Vec<(Way, Range<usize>)> {
 /// A fresh client whose first connection is struck; users must be served all the same.
 fn strike(pair: &mut Pair, strike: Strike) {
     let before = pair.cutter().struck();
-    pair.client.kill();
-    pair.cutter().strike_next(strike);
-    pair.start_client();
     until(&format!("{strike:?}"), secs(20), || {
-        (pair.cutter().struck() > before).then_some(())
+        if pair.cutter().struck() > before {
+            return Some(());
+        }
+        // The first connection may be one that the last client was about to open.
+        if !pair.cutter().is_armed() {
+            pair.client.kill();
+            pair.cutter().strike_next(strike);
+            pair.start_client();
+        }
+        None
     });
     // Not lifted: an end that hears nothing gives up by itself.
     until_whole(pair.users(), secs(15));
@@ -106,5 +114,19 @@ fn relays_outlive_a_control_connection_that_was_cut() {
     assert_eq!(exchange(pair.users(), || false), Seen::Whole);
     crate::support::until::never("a third session", millis(500), || {
         (pair.client.lines_with(&["session up"]).len() > 2).then_some(())
+    });
+}
+
+/// Dialling has a time limit of its own, which does not count once the server has been reached.
+#[test]
+fn a_server_that_is_silent_is_tried_again_after_the_handshake_timeout() {
+    let silent = Target::start(peers::discard);
+    let url = format!("client://{KEY}@{}/127.0.0.1:9?mode=2", silent.addr());
+    let _client = Launch::new([url])
+        .env("NP_HANDSHAKE_TIMEOUT", "500ms")
+        .env("NP_TCP_DIAL_TIMEOUT", "10s")
+        .start();
+    until("a third attempt", secs(15), || {
+        (silent.accepted() >= 3).then_some(())
     });
 }

@@ -80,8 +80,8 @@ fn idle(pair: &Pair) -> (Vec<u8>, Vec<u8>) {
                     return Some((up, down));
                 }
                 seen.push((last, lengths));
-                until_whole(pair.users(), secs(20));
             }
+            until_whole(pair.users(), secs(20));
             None
         },
     )

@@ -60,9 +60,10 @@ fn survives_a_flood(process: &Process, addr: SocketAddr, talking: &TcpStream, wh
     });
     let left = || tcp_sockets(process.id());
     assert!(back.is_some(), "{what}: {before} before: {:#?}", left());
+    // At most: each of two listeners pauses and runs short, and so do dials.
     let complaints = process.complaints();
     assert!(
-        (1..=3).contains(&complaints.len()),
+        (1..=5).contains(&complaints.len()),
         "{what}: {complaints:#?}"
     );
 }

@@ -10,7 +10,9 @@ use crate::support::tunnel::{Flow, Pair, Setup};
 use crate::support::until::{millis, never, pause, secs, until};
 use crate::support::{noise, users};
 
-const ENDS: [(Flow, fn(&Pair) -> &Process); 4] = [
+type End = fn(&Pair) -> &Process;
+
+const ENDS: [(Flow, End); 4] = [
     (Flow::Reverse, |pair| &pair.server),
     (Flow::Reverse, |pair| &pair.client),
     (Flow::Forward, |pair| &pair.server),
@@ -23,7 +25,7 @@ fn sessions(pair: &Pair) -> usize {
 }
 
 /// Runs `test` for either end and both flows at once, because each waits most of the time.
-fn for_each(test: impl Fn(Flow, fn(&Pair) -> &Process) + Sync) {
+fn for_each(test: impl Fn(Flow, End) + Sync) {
     std::thread::scope(|scope| {
         for (flow, end) in ENDS {
             let test = &test;

@@ -1,77 +1,21 @@
 //! A TCP relay between the two ends: the network, with its faults at a test's command.
 
+mod link;
+
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
+pub(crate) use self::link::{Fault, Strike, Way};
+
+use self::link::{Edit, Link, Orders, State};
 use super::ports::Port;
-use super::until::pause;
-
-/// Which way bytes go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// From the client to the server.
-    Up,
-    /// From the server to the client.
-    Down,
-}
-
-/// What happens to a connection at a chosen byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// Both sides see an end of stream; what they still send is swallowed.
-    Fin,
-    /// The receiver of this way sees an end of stream, the other way goes on.
-    Half,
-    /// Both sides see RST.
-    Reset,
-    /// Nothing passes any more, and neither side is told.
-    Stall,
-    /// This way is swallowed, the other way goes on.
-    Mute,
-    /// A pause; then all goes on as if nothing had been.
-    Delay,
-}
-
-impl Fault {
-    /// Every one.
-    pub(crate) const ALL: [Self; 6] = [
-        Self::Fin,
-        Self::Half,
-        Self::Reset,
-        Self::Stall,
-        Self::Mute,
-        Self::Delay,
-    ];
-
-    /// Whether an end can tell only by waiting.
-    pub(crate) const fn is_silent(self) -> bool {
-        matches!(self, Self::Stall | Self::Mute)
-    }
-}
-
-/// A fault that waits for its byte.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Strike {
-    /// Which way bytes are counted.
-    pub(crate) way: Way,
-    /// So many bytes still pass. With none the connection is struck as soon as it is there.
-    pub(crate) at: usize,
-    /// What happens then.
-    pub(crate) fault: Fault,
-}
-
-/// How long [`Fault::Delay`] pauses.
-const DELAY: Duration = Duration::from_millis(300);
-
-type Edit = Box<dyn Fn(usize, Way, &mut Vec<u8>) + Send + Sync>;
 
 /// Relays every connection it accepts until told otherwise.
 #[derive(Debug)]
@@ -183,26 +127,23 @@ impl Cutter {
     /// How many connections have been struck.
     pub(crate) fn struck(&self) -> usize {
         let links = self.links();
-        let struck = links
-            .iter()
-            .filter(|link| link.fired.load(Ordering::SeqCst));
-        struck.count()
+        links.iter().filter(|link| link.has_fired()).count()
     }
 
     /// Whether a connection is still to be struck: one to come, or one that has not got there.
     pub(crate) fn is_armed(&self) -> bool {
-        let waiting = |link: &Arc<Link>| {
-            let over = [&link.fired, &link.ended].map(|it| it.load(Ordering::SeqCst));
-            link.strike.is_some() && over == [false; 2]
+        let to_come = !self.shared.rules.lock().unwrap().strikes.is_empty();
+        let waits = |link: &Arc<Link>| {
+            link.orders.strike.is_some() && !link.has_fired() && !link.has_ended()
         };
-        !self.shared.rules.lock().unwrap().strikes.is_empty() || self.links().iter().any(waiting)
+        to_come || self.links().iter().any(waits)
     }
 
     /// Strikes no more, and resets what was struck or would have been.
     pub(crate) fn lift(&self) {
         self.shared.rules.lock().unwrap().strikes.clear();
         for link in self.links() {
-            if link.strike.is_some() {
+            if link.orders.strike.is_some() {
                 link.reset();
             }
         }
@@ -210,12 +151,12 @@ impl Cutter {
 
     /// Whether neither side has ended a connection.
     pub(crate) fn is_whole(&self, number: usize) -> bool {
-        !self.links()[number].ended.load(Ordering::SeqCst)
+        !self.links()[number].has_ended()
     }
 
     /// Bytes that went `way` on a connection so far.
     pub(crate) fn recorded(&self, number: usize, way: Way) -> Vec<u8> {
-        self.links()[number].record(way).lock().unwrap().clone()
+        self.links()[number].recorded(way)
     }
 
     fn links(&self) -> Vec<Arc<Link>> {
@@ -234,103 +175,6 @@ impl Drop for Cutter {
     }
 }
 
-/// Most bytes of a connection that are kept for [`Cutter::recorded`], each way.
-const RECORD: usize = 64 * 1024;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Passing,
-    Stalled,
-    Over,
-}
-
-/// One relayed connection.
-struct Link {
-    number: usize,
-    state: Mutex<State>,
-    changed: Condvar,
-    ended: AtomicBool,
-    ends: Mutex<Vec<Arc<TcpStream>>>,
-    up: Mutex<Vec<u8>>,
-    down: Mutex<Vec<u8>>,
-    delay: Duration,
-    edit: Option<Arc<Edit>>,
-    strike: Option<Strike>,
-    fired: AtomicBool,
-    /// Ways that are swallowed: up, down.
-    dead: [AtomicBool; 2],
-}
-
-impl Link {
-    /// Whether the strike is for this way and still to come, and after how many bytes.
-    fn strike_at(&self, way: Way) -> Option<Strike> {
-        self.strike
-            .filter(|strike| strike.way == way && !self.fired.load(Ordering::SeqCst))
-    }
-
-    /// Does what was ordered, between the bytes that have passed and those that follow.
-    fn fire(&self, strike: Strike, (from, to): (&TcpStream, &TcpStream)) {
-        self.fired.store(true, Ordering::SeqCst);
-        match strike.fault {
-            Fault::Fin => {
-                self.swallow(Way::Up);
-                self.swallow(Way::Down);
-                drop((from.shutdown(Shutdown::Write), to.shutdown(Shutdown::Write)));
-            }
-            Fault::Half => {
-                self.swallow(strike.way);
-                drop(to.shutdown(Shutdown::Write));
-            }
-            Fault::Reset => self.reset(),
-            Fault::Stall => self.set(State::Stalled),
-            Fault::Mute => self.swallow(strike.way),
-            Fault::Delay => pause(DELAY),
-        }
-    }
-
-    fn swallow(&self, way: Way) {
-        self.dead[way as usize].store(true, Ordering::SeqCst);
-    }
-
-    fn is_swallowed(&self, way: Way) -> bool {
-        self.dead[way as usize].load(Ordering::SeqCst)
-    }
-
-    fn set(&self, state: State) {
-        let mut current = self.state.lock().unwrap();
-        if *current != State::Over {
-            *current = state;
-        }
-        self.changed.notify_all();
-    }
-
-    /// Waits while stalled; whether bytes may pass.
-    fn may_pass(&self) -> bool {
-        let state = self.state.lock().unwrap();
-        let state = self
-            .changed
-            .wait_while(state, |state| *state == State::Stalled)
-            .unwrap();
-        *state == State::Passing
-    }
-
-    /// Both sockets close with RST once the pumps have let go of them.
-    fn reset(&self) {
-        self.set(State::Over);
-        for end in self.ends.lock().unwrap().drain(..) {
-            drop(SockRef::from(&*end).set_linger(Some(Duration::ZERO)));
-            drop(end.shutdown(Shutdown::Read));
-        }
-    }
-
-    const fn record(&self, way: Way) -> &Mutex<Vec<u8>> {
-        match way {
-            Way::Up => &self.up,
-            Way::Down => &self.down,
-        }
-    }
-}
-
 fn accept(listener: &TcpListener, shared: &Shared) {
     for stream in listener.incoming() {
         if shared.stop.load(Ordering::SeqCst) {
@@ -342,24 +186,14 @@ fn accept(listener: &TcpListener, shared: &Shared) {
         let (client, server) = (Arc::new(client), Arc::new(server));
         let mut rules = shared.rules.lock().unwrap();
         let mut links = shared.links.lock().unwrap();
-        let link = Arc::new(Link {
-            number: links.len(),
-            state: Mutex::new(State::Passing),
-            changed: Condvar::new(),
-            ended: AtomicBool::new(false),
-            ends: Mutex::new(vec![Arc::clone(&client), Arc::clone(&server)]),
-            up: Mutex::default(),
-            down: Mutex::default(),
+        let orders = Orders {
             delay: rules.delay,
             edit: rules.edit.clone(),
             strike: rules.strikes.pop_front(),
-            fired: AtomicBool::new(false),
-            dead: Default::default(),
-        });
+        };
+        let link = Link::new(links.len(), &client, &server, orders);
         links.push(Arc::clone(&link));
-        let (back, from, to) = (Arc::clone(&link), Arc::clone(&server), Arc::clone(&client));
-        thread::spawn(move || pump(&link, Way::Up, &client, &server));
-        thread::spawn(move || pump(&back, Way::Down, &from, &to));
+        link.run(client, server);
     }
 }
 
@@ -372,82 +206,8 @@ fn dial(shared: &Shared) -> Option<TcpStream> {
     Some(socket.into())
 }
 
-fn pump(link: &Link, way: Way, mut from: &TcpStream, to: &TcpStream) {
-    let mut buffer = vec![0; 64 * 1024];
-    let mut passed = 0;
-    strike(link, way, passed, (from, to));
-    loop {
-        let read = from.read(&mut buffer);
-        if !link.may_pass() {
-            return;
-        }
-        match read {
-            Ok(count) if count > 0 => {
-                if !pass(link, way, &buffer[..count], (from, to), &mut passed) {
-                    return;
-                }
-            }
-            Ok(_) => {
-                link.ended.store(true, Ordering::SeqCst);
-                if !link.is_swallowed(way) {
-                    drop(to.shutdown(Shutdown::Write));
-                }
-                return;
-            }
-            Err(_) => {
-                link.ended.store(true, Ordering::SeqCst);
-                return link.reset();
-            }
-        }
-    }
-}
-
-/// Strikes if this is the byte.
-fn strike(link: &Link, way: Way, passed: usize, ends: (&TcpStream, &TcpStream)) {
-    if let Some(strike) = link.strike_at(way).filter(|strike| strike.at == passed) {
-        link.fire(strike, ends);
-    }
-}
-
-/// Passes a chunk on, in two pieces if it is struck in between. False: the connection is over.
-fn pass(
-    link: &Link,
-    way: Way,
-    chunk: &[u8],
-    (from, mut to): (&TcpStream, &TcpStream),
-    passed: &mut usize,
-) -> bool {
-    let mut chunk = chunk.to_vec();
-    if let Some(edit) = &link.edit {
-        edit(link.number, way, &mut chunk);
-    }
-    if !link.delay.is_zero() {
-        pause(link.delay);
-    }
-    let mut rest = &chunk[..];
-    while !rest.is_empty() && !link.is_swallowed(way) {
-        let until = link.strike_at(way).map(|strike| strike.at - *passed);
-        let (now, later) = rest.split_at(until.unwrap_or(rest.len()).min(rest.len()));
-        keep(link, way, now);
-        if to.write_all(now).is_err() {
-            drop(from.shutdown(Shutdown::Both));
-            return false;
-        }
-        *passed += now.len();
-        rest = later;
-        strike(link, way, *passed, (from, to));
-        if !link.may_pass() {
-            return false;
-        }
-    }
-    true
-}
-
-fn keep(link: &Link, way: Way, chunk: &[u8]) {
-    let mut record = link.record(way).lock().unwrap();
-    let room = RECORD.saturating_sub(record.len()).min(chunk.len());
-    record.extend_from_slice(&chunk[..room]);
-}
+#[cfg(test)]
+use std::io::{Read as _, Write as _};
 
 #[test]
 fn it_relays_records_changes_stalls_and_resets() {

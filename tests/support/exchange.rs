@@ -80,14 +80,17 @@ pub(crate) fn until_whole(addr: SocketAddr, limit: Duration) {
 #[derive(Debug)]
 pub(crate) struct Witness {
     target: Target,
-    cut: Arc<Mutex<Vec<usize>>>,
-    wrong: Arc<Mutex<Vec<usize>>>,
+    cut: Notes,
+    wrong: Notes,
 }
+
+/// Places in a stream.
+type Notes = Arc<Mutex<Vec<usize>>>;
 
 impl Witness {
     /// On a port of its own.
     pub(crate) fn start() -> Self {
-        let (cut, wrong): (Arc<Mutex<Vec<usize>>>, Arc<Mutex<Vec<usize>>>) = Default::default();
+        let (cut, wrong) = (Notes::default(), Notes::default());
         let (note_cut, note_wrong) = (Arc::clone(&cut), Arc::clone(&wrong));
         let message = message();
         let target = Target::start(move |stream| {
