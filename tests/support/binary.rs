@@ -18,8 +18,8 @@ pub(crate) struct Launch {
     env: Vec<(String, String)>,
     /// Another program instead.
     program: Option<PathBuf>,
-    /// Its limit of descriptors, hard and soft.
-    descriptors: Option<u32>,
+    /// A program that starts it, with its arguments.
+    under: Vec<String>,
 }
 
 impl Launch {
@@ -45,8 +45,19 @@ impl Launch {
     }
 
     /// With no more than so many descriptors.
-    pub(crate) const fn descriptors(mut self, most: u32) -> Self {
-        self.descriptors = Some(most);
+    pub(crate) fn descriptors(self, most: u32) -> Self {
+        self.under(["prlimit".to_owned(), format!("--nofile={most}:{most}")])
+    }
+
+    /// Starts a copy of the binary instead.
+    pub(crate) fn program(mut self, program: PathBuf) -> Self {
+        self.program = Some(program);
+        self
+    }
+
+    /// Started by another program that becomes it, such as `prlimit`.
+    pub(crate) fn under<S: Into<String>>(mut self, program: impl IntoIterator<Item = S>) -> Self {
+        self.under = program.into_iter().map(Into::into).collect();
         self
     }
 
@@ -60,14 +71,13 @@ impl Launch {
     /// Starts it.
     pub(crate) fn start(&self) -> Process {
         let program = self.program.clone().unwrap_or_else(path);
-        let mut command = match self.descriptors {
-            Some(most) => {
-                let mut command = Command::new("sh");
-                let script = format!("ulimit -n {most}; exec \"$0\" \"$@\"");
-                command.args(["-c", &script]).arg(program);
+        let mut command = match self.under.split_first() {
+            None => Command::new(program),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
                 command
             }
-            None => Command::new(program),
         };
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("NP_")) {
@@ -171,6 +181,13 @@ impl Process {
         self.line(words, limit, |_| true)
     }
 
+    /// Its warnings and errors so far.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        let mut complaints = self.lines_with(&[" warn "]);
+        complaints.extend(self.lines_with(&[" error "]));
+        complaints
+    }
+
     /// The same for lines that show no URL, whose parameters are words too.
     pub(crate) fn remark(&self, words: &[&str], limit: Duration) -> String {
         self.line(words, limit, |line| !line.contains("://"))
@@ -215,6 +232,16 @@ impl Process {
     /// Asks it to read its certificates again.
     pub(crate) fn hang_up(&self) {
         self.signal(Signal::HUP);
+    }
+
+    /// Lets it stand still until it is [thawed](Self::thaw).
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
     }
 
     /// Ends it with SIGKILL.

@@ -1,28 +1,21 @@
 //! A TCP relay between the two ends: the network, with its faults at a test's command.
 
+mod link;
+
+use std::collections::VecDeque;
 use std::fmt;
-use std::io::{Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
+pub(crate) use self::link::{Fault, Strike, Way};
+
+use self::link::{Edit, Link, Orders, State};
 use super::ports::Port;
-use super::until::pause;
-
-/// Which way bytes go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// From the client to the server.
-    Up,
-    /// From the server to the client.
-    Down,
-}
-
-type Edit = Box<dyn Fn(usize, Way, &mut Vec<u8>) + Send + Sync>;
 
 /// Relays every connection it accepts until told otherwise.
 #[derive(Debug)]
@@ -44,6 +37,7 @@ struct Rules {
     source: Option<IpAddr>,
     delay: Duration,
     edit: Option<Arc<Edit>>,
+    strikes: VecDeque<Strike>,
 }
 
 impl fmt::Debug for Shared {
@@ -112,6 +106,11 @@ impl Cutter {
         self.links()[number].set(State::Stalled);
     }
 
+    /// Resets one connection, to both sides.
+    pub(crate) fn reset(&self, number: usize) {
+        self.links()[number].reset();
+    }
+
     /// Resets every connection so far, to both sides.
     pub(crate) fn reset_all(&self) {
         for link in self.links() {
@@ -119,14 +118,45 @@ impl Cutter {
         }
     }
 
+    /// The next connection, or the one after those that are to be struck already, is struck.
+    pub(crate) fn strike_next(&self, strike: Strike) {
+        let mut rules = self.shared.rules.lock().unwrap();
+        rules.strikes.push_back(strike);
+    }
+
+    /// How many connections have been struck.
+    pub(crate) fn struck(&self) -> usize {
+        let links = self.links();
+        links.iter().filter(|link| link.has_fired()).count()
+    }
+
+    /// Whether a connection is still to be struck: one to come, or one that has not got there.
+    pub(crate) fn is_armed(&self) -> bool {
+        let to_come = !self.shared.rules.lock().unwrap().strikes.is_empty();
+        let waits = |link: &Arc<Link>| {
+            link.orders.strike.is_some() && !link.has_fired() && !link.has_ended()
+        };
+        to_come || self.links().iter().any(waits)
+    }
+
+    /// Strikes no more, and resets what was struck or would have been.
+    pub(crate) fn lift(&self) {
+        self.shared.rules.lock().unwrap().strikes.clear();
+        for link in self.links() {
+            if link.orders.strike.is_some() {
+                link.reset();
+            }
+        }
+    }
+
     /// Whether neither side has ended a connection.
     pub(crate) fn is_whole(&self, number: usize) -> bool {
-        !self.links()[number].ended.load(Ordering::SeqCst)
+        !self.links()[number].has_ended()
     }
 
     /// Bytes that went `way` on a connection so far.
     pub(crate) fn recorded(&self, number: usize, way: Way) -> Vec<u8> {
-        self.links()[number].record(way).lock().unwrap().clone()
+        self.links()[number].recorded(way)
     }
 
     fn links(&self) -> Vec<Arc<Link>> {
@@ -145,65 +175,6 @@ impl Drop for Cutter {
     }
 }
 
-/// Most bytes of a connection that are kept for [`Cutter::recorded`], each way.
-const RECORD: usize = 64 * 1024;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Passing,
-    Stalled,
-    Over,
-}
-
-/// One relayed connection.
-struct Link {
-    number: usize,
-    state: Mutex<State>,
-    changed: Condvar,
-    ended: AtomicBool,
-    ends: Mutex<Vec<Arc<TcpStream>>>,
-    up: Mutex<Vec<u8>>,
-    down: Mutex<Vec<u8>>,
-    delay: Duration,
-    edit: Option<Arc<Edit>>,
-}
-
-impl Link {
-    fn set(&self, state: State) {
-        let mut current = self.state.lock().unwrap();
-        if *current != State::Over {
-            *current = state;
-        }
-        self.changed.notify_all();
-    }
-
-    /// Waits while stalled; whether bytes may pass.
-    fn may_pass(&self) -> bool {
-        let state = self.state.lock().unwrap();
-        let state = self
-            .changed
-            .wait_while(state, |state| *state == State::Stalled)
-            .unwrap();
-        *state == State::Passing
-    }
-
-    /// Both sockets close with RST once the pumps have let go of them.
-    fn reset(&self) {
-        self.set(State::Over);
-        for end in self.ends.lock().unwrap().drain(..) {
-            drop(SockRef::from(&*end).set_linger(Some(Duration::ZERO)));
-            drop(end.shutdown(Shutdown::Read));
-        }
-    }
-
-    const fn record(&self, way: Way) -> &Mutex<Vec<u8>> {
-        match way {
-            Way::Up => &self.up,
-            Way::Down => &self.down,
-        }
-    }
-}
-
 fn accept(listener: &TcpListener, shared: &Shared) {
     for stream in listener.incoming() {
         if shared.stop.load(Ordering::SeqCst) {
@@ -213,23 +184,16 @@ fn accept(listener: &TcpListener, shared: &Shared) {
         let Some(server) = dial(shared) else { continue };
         drop((client.set_nodelay(true), server.set_nodelay(true)));
         let (client, server) = (Arc::new(client), Arc::new(server));
-        let rules = shared.rules.lock().unwrap();
+        let mut rules = shared.rules.lock().unwrap();
         let mut links = shared.links.lock().unwrap();
-        let link = Arc::new(Link {
-            number: links.len(),
-            state: Mutex::new(State::Passing),
-            changed: Condvar::new(),
-            ended: AtomicBool::new(false),
-            ends: Mutex::new(vec![Arc::clone(&client), Arc::clone(&server)]),
-            up: Mutex::default(),
-            down: Mutex::default(),
+        let orders = Orders {
             delay: rules.delay,
             edit: rules.edit.clone(),
-        });
+            strike: rules.strikes.pop_front(),
+        };
+        let link = Link::new(links.len(), &client, &server, orders);
         links.push(Arc::clone(&link));
-        let (back, from, to) = (Arc::clone(&link), Arc::clone(&server), Arc::clone(&client));
-        thread::spawn(move || pump(&link, Way::Up, &client, &server));
-        thread::spawn(move || pump(&back, Way::Down, &from, &to));
+        link.run(client, server);
     }
 }
 
@@ -242,46 +206,8 @@ fn dial(shared: &Shared) -> Option<TcpStream> {
     Some(socket.into())
 }
 
-fn pump(link: &Link, way: Way, mut from: &TcpStream, mut to: &TcpStream) {
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let read = from.read(&mut buffer);
-        if !link.may_pass() {
-            return;
-        }
-        match read {
-            Ok(count) if count > 0 => {
-                let mut chunk = buffer[..count].to_vec();
-                if let Some(edit) = &link.edit {
-                    edit(link.number, way, &mut chunk);
-                }
-                if !link.delay.is_zero() {
-                    pause(link.delay);
-                }
-                keep(link, way, &chunk);
-                if to.write_all(&chunk).is_err() {
-                    drop(from.shutdown(Shutdown::Both));
-                    return;
-                }
-            }
-            Ok(_) => {
-                link.ended.store(true, Ordering::SeqCst);
-                drop(to.shutdown(Shutdown::Write));
-                return;
-            }
-            Err(_) => {
-                link.ended.store(true, Ordering::SeqCst);
-                return link.reset();
-            }
-        }
-    }
-}
-
-fn keep(link: &Link, way: Way, chunk: &[u8]) {
-    let mut record = link.record(way).lock().unwrap();
-    let room = RECORD.saturating_sub(record.len()).min(chunk.len());
-    record.extend_from_slice(&chunk[..room]);
-}
+#[cfg(test)]
+use std::io::{Read as _, Write as _};
 
 #[test]
 fn it_relays_records_changes_stalls_and_resets() {
@@ -316,4 +242,37 @@ fn it_relays_records_changes_stalls_and_resets() {
     let mut answer = [0; 4];
     user.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"LOUD");
+}
+
+#[test]
+fn it_strikes_at_the_byte() {
+    use super::until::{millis, secs};
+    use super::{peers::Target, users};
+    let target = Target::echo();
+    let cutter = Cutter::before(target.addr());
+    for (way, fault, end) in [
+        (Way::Up, Fault::Fin, users::End::Closed),
+        (Way::Down, Fault::Half, users::End::Closed),
+        (Way::Up, Fault::Reset, users::End::Reset),
+        (Way::Down, Fault::Stall, users::End::StillOpen),
+        (Way::Up, Fault::Mute, users::End::StillOpen),
+        (Way::Down, Fault::Delay, users::End::StillOpen),
+    ] {
+        let before = cutter.struck();
+        cutter.strike_next(Strike { way, at: 3, fault });
+        let mut user = users::connect(cutter.addr());
+        user.write_all(b"abc").unwrap();
+        user.write_all(b"def").unwrap();
+        assert_eq!(users::end_of(&user, millis(600)), end, "{fault:?}");
+        assert_eq!(cutter.struck(), before + 1);
+        let passed = cutter.recorded(cutter.count() - 1, way).len();
+        assert_eq!(
+            passed,
+            if fault == Fault::Delay { 6 } else { 3 },
+            "{fault:?}"
+        );
+        cutter.lift();
+        assert_ne!(users::end_of(&user, secs(5)), users::End::StillOpen);
+        users::served(cutter.addr());
+    }
 }

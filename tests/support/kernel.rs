@@ -51,8 +51,8 @@ pub(crate) fn is_dialled(addr: SocketAddr) -> bool {
 
 fn sockets(kind: &str, port: u16, state: &str) -> usize {
     let suffix = format!(":{port:04X}");
-    let tables =
-        ["", "6"].map(|family| std::fs::read_to_string(format!("/proc/net/{kind}{family}")));
+    let tables = ["", "6"].map(|family| format!("/proc/thread-self/net/{kind}{family}"));
+    let tables = tables.map(std::fs::read_to_string);
     // A table that changes while it is read may show a socket twice.
     let mut found = BTreeSet::new();
     for table in tables.iter().flatten() {
@@ -96,6 +96,29 @@ pub(crate) fn cpu(pid: u32) -> Duration {
     let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     Duration::from_millis(ticks * 1000 / USER_HZ)
+}
+
+/// Descriptors that a process has open.
+pub(crate) fn descriptors(pid: u32) -> usize {
+    let list = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    list.map(Iterator::count).unwrap_or_default()
+}
+
+/// The TCP sockets that a process has open, as rows of the kernel's table, to be shown when a test
+/// fails.
+pub(crate) fn tcp_sockets(pid: u32) -> Vec<String> {
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    let links = links.into_iter().flatten().flatten();
+    let inodes: BTreeSet<String> = links
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.replace(']', "")))
+        .collect();
+    let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap_or_default();
+    let is_its = |row: &&str| {
+        let mut fields = row.split_ascii_whitespace();
+        fields.nth(9).is_some_and(|inode| inodes.contains(inode))
+    };
+    table.lines().filter(is_its).map(str::to_owned).collect()
 }
 
 /// What a receive buffer is asked to hold, in bytes.

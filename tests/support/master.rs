@@ -20,6 +20,8 @@ pub(crate) struct Setup {
     prefix: String,
     params: String,
     env: Vec<(String, String)>,
+    under: Vec<String>,
+    program: Option<PathBuf>,
 }
 
 impl Setup {
@@ -38,6 +40,18 @@ impl Setup {
     /// With an environment variable.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Started by another program, see [`Launch::under`].
+    pub(crate) fn under<S: Into<String>>(mut self, program: impl IntoIterator<Item = S>) -> Self {
+        self.under = program.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// A copy of the binary instead.
+    pub(crate) fn program(mut self, program: PathBuf) -> Self {
+        self.program = Some(program);
         self
     }
 
@@ -65,6 +79,7 @@ impl Setup {
             port,
             scratch,
             api,
+            has_mounts: self.under.first().is_some_and(|it| it == "unshare"),
         };
         master.until_ready();
         master
@@ -81,7 +96,12 @@ impl Setup {
             self.params
         );
         let set = |launch: Launch, (name, value): &(String, String)| launch.env(name, value);
-        self.env.iter().fold(Launch::new([url]), set)
+        let launch = self.env.iter().fold(Launch::new([url]), set);
+        let launch = launch.under(self.under.clone());
+        match &self.program {
+            Some(program) => launch.program(program.clone()),
+            None => launch,
+        }
     }
 }
 
@@ -101,6 +121,8 @@ pub(crate) struct Master {
     pub(crate) scratch: Scratch,
     /// Its API.
     pub(crate) api: Api,
+    /// It sees mounts that nobody else sees.
+    has_mounts: bool,
 }
 
 impl Master {
@@ -109,9 +131,14 @@ impl Master {
         Setup::default().start()
     }
 
-    /// The state file.
+    /// The state file, as the process sees it, which may have mounts of its own.
     pub(crate) fn state(&self) -> PathBuf {
-        self.scratch.path().join(STATE)
+        let state = self.scratch.path().join(STATE);
+        let root = PathBuf::from(format!("/proc/{}/root", self.process.id()));
+        match state.strip_prefix("/") {
+            Ok(inside) if self.has_mounts => root.join(inside),
+            _ => state,
+        }
     }
 
     /// What the state file says.

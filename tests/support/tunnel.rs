@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::binary::{Launch, Process};
 use super::certificates::Authority;
 use super::cutter::Cutter;
-use super::kernel::{established, until_listening};
+use super::kernel::{descriptors, established, until_listening};
 use super::ports::Port;
 use super::scratch::Scratch;
-use super::until::until;
+use super::until::{pause, until};
 
 /// Which end accepts users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +66,10 @@ pub(crate) struct Setup {
     client_params: String,
     min: u16,
     env: Vec<(String, String)>,
+    env_of_ends: [Vec<(String, String)>; 2],
     through_cutter: bool,
     second_driver: Option<End>,
+    under: Option<(End, Vec<String>)>,
 }
 
 impl Setup {
@@ -83,8 +85,10 @@ impl Setup {
             client_params: String::new(),
             min: 4,
             env: Vec::new(),
+            env_of_ends: Default::default(),
             through_cutter: false,
             second_driver: None,
+            under: None,
         }
     }
 
@@ -141,9 +145,30 @@ impl Setup {
         self
     }
 
+    /// More of them for the server, and for the client.
+    pub(crate) fn env_of_ends(
+        mut self,
+        server: &[(&str, String)],
+        client: &[(&str, String)],
+    ) -> Self {
+        self.env_of_ends = [server, client].map(|list| {
+            let owned = list
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone()));
+            owned.collect()
+        });
+        self
+    }
+
     /// With the second driver as one end.
     pub(crate) const fn second_driver(mut self, end: End) -> Self {
         self.second_driver = Some(end);
+        self
+    }
+
+    /// With one end started by another program, see [`Launch::under`].
+    pub(crate) fn under(mut self, end: End, program: &[&str]) -> Self {
+        self.under = Some((end, program.iter().map(|&it| it.to_owned()).collect()));
         self
     }
 
@@ -178,17 +203,29 @@ impl Setup {
             Flow::Forward => (2, self.targets.clone(), users.addr().to_string()),
         };
         let (tls, addr) = (self.tls, tunnel.addr());
-        let server_launch = self.with_env(Launch::new([format!(
-            "server://{}@{addr}/{server_side}?mode={mode}&tls={tls}{certificate}{}",
-            self.server_key, self.server_params
-        )]));
-        let client_launch = self.with_env(Launch::new([format!(
-            "client://{}@{entrance}/{client_side}?mode=2&min={}{trust}{}",
-            self.client_key, self.min, self.client_params
-        )]));
+        let [of_server, of_client] = &self.env_of_ends;
+        let server_launch = self.with_env(
+            of_server,
+            Launch::new([format!(
+                "server://{}@{addr}/{server_side}?mode={mode}&tls={tls}{certificate}{}",
+                self.server_key, self.server_params
+            )]),
+        );
+        let client_launch = self.with_env(
+            of_client,
+            Launch::new([format!(
+                "client://{}@{entrance}/{client_side}?mode=2&min={}{trust}{}",
+                self.client_key, self.min, self.client_params
+            )]),
+        );
         let (server_launch, client_launch) = match self.second_driver {
             Some(End::Server) => (server_launch.second_driver(), client_launch),
             Some(End::Client) => (server_launch, client_launch.second_driver()),
+            None => (server_launch, client_launch),
+        };
+        let (server_launch, client_launch) = match &self.under {
+            Some((End::Server, program)) => (server_launch.under(program.clone()), client_launch),
+            Some((End::Client, program)) => (server_launch, client_launch.under(program.clone())),
             None => (server_launch, client_launch),
         };
         Pair {
@@ -216,10 +253,10 @@ impl Setup {
         pair
     }
 
-    fn with_env(&self, launch: Launch) -> Launch {
+    fn with_env(&self, of_end: &[(String, String)], launch: Launch) -> Launch {
         let set =
             |launch: Launch, (name, value): &(String, String)| launch.env(name, value.as_str());
-        self.env.iter().fold(launch, set)
+        self.env.iter().chain(of_end).fold(launch, set)
     }
 }
 
@@ -261,6 +298,20 @@ impl Pair {
         established(self.tunnel.addr())
     }
 
+    /// Descriptors of an end beyond its tunnel connections, once both stay as they are for a while.
+    pub(crate) fn other_descriptors(&self, end: End) -> usize {
+        let pid = match end {
+            End::Server => self.server.id(),
+            End::Client => self.client.id(),
+        };
+        let look = || (self.connections(), descriptors(pid));
+        until("an end at rest", Duration::from_secs(20), || {
+            let (connections, all) = look();
+            pause(Duration::from_millis(100));
+            (look() == (connections, all)).then(|| all.saturating_sub(connections))
+        })
+    }
+
     /// Kills the server and starts it again at once.
     pub(crate) fn restart_server(&mut self) {
         self.server.kill();
@@ -275,6 +326,11 @@ impl Pair {
     /// Kills the client and starts it again at once.
     pub(crate) fn restart_client(&mut self) {
         self.client.kill();
+        self.start_client();
+    }
+
+    /// Starts the client again after it has ended.
+    pub(crate) fn start_client(&mut self) {
         self.client = self.client_launch.start();
     }
 }

@@ -99,9 +99,6 @@ impl Reply {
 
 impl From<Error> for Reply {
     fn from(error: Error) -> Self {
-        if let Error::State(problem) = &error {
-            tracing::error!("the state cannot be saved: {problem}");
-        }
         Self::error(error.status(), &error.to_string())
     }
 }

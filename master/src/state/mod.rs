@@ -237,6 +237,7 @@ impl Writer {
             mut document,
             lock,
         } = self;
+        let mut complaint = None;
         while let Some(batch) = store.next().await {
             let mut next = document.clone();
             for (change, _) in &batch {
@@ -250,10 +251,10 @@ impl Writer {
             })
             .await;
             let outcome = saved.map_err(|error| reason(&error));
-            match &outcome {
-                Ok(()) => document = next,
-                Err(error) => tracing::error!("state: cannot be saved: {error}"),
+            if outcome.is_ok() {
+                document = next;
             }
+            complain(&mut complaint, outcome.as_ref().err());
             for (_, waiter) in batch {
                 // Nobody waits if the caller is gone.
                 waiter.try_send(outcome.clone()).ok();
@@ -261,6 +262,21 @@ impl Writer {
         }
         drop(lock);
     }
+}
+
+/// Logs a failure once, however many changes it costs, and its end.
+fn complain(known: &mut Option<String>, error: Option<&String>) {
+    match error {
+        Some(error) if known.as_ref() != Some(error) => {
+            tracing::error!(
+                "state: cannot be saved: {error}; the state before stays in force, \
+                 changes are refused until it can"
+            );
+        }
+        None if known.is_some() => tracing::info!("state: saved again"),
+        Some(_) | None => {}
+    }
+    *known = error.cloned();
 }
 
 impl fmt::Debug for Writer {

@@ -12,12 +12,11 @@ use rustix::process::{Resource, getrlimit};
 use socket2::SockRef;
 
 use super::reason;
+use super::shortage::{Episode, is_shortage};
 use super::socket::{Tune, canonical};
 
 /// The pause when the system has no room for another connection.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Trouble this long ago is over: the next one is logged again.
-const EPISODE: Duration = Duration::from_secs(60);
 
 /// A listener that keeps accepting: it waits out shortages instead of failing.
 ///
@@ -147,30 +146,13 @@ enum Trouble {
 }
 
 fn classify(error: &io::Error) -> Trouble {
+    if is_shortage(error) {
+        return Trouble::Shortage;
+    }
     match Errno::from_io_error(error) {
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::NOSPC) => {
-            Trouble::Shortage
-        }
         Some(Errno::BADF | Errno::FAULT | Errno::INVAL | Errno::NOTSOCK) => Trouble::Listener,
         // accept(2) passes on what happened to the connection while it waited.
         _ => Trouble::Connection,
-    }
-}
-
-/// A time of trouble, to log its begin once.
-#[derive(Debug, Default)]
-struct Episode {
-    last: Option<Instant>,
-}
-
-impl Episode {
-    /// Notes trouble at `now`; true if there was none for a while.
-    fn begins(&mut self, now: Instant) -> bool {
-        let fresh = self
-            .last
-            .is_none_or(|last| now.saturating_duration_since(last) > EPISODE);
-        self.last = Some(now);
-        fresh
     }
 }
 
@@ -189,16 +171,6 @@ mod tests {
         assert_eq!(of(Errno::PERM), Trouble::Connection);
         assert_eq!(of(Errno::MFILE), Trouble::Shortage);
         assert_eq!(of(Errno::BADF), Trouble::Listener);
-    }
-
-    #[test]
-    fn an_episode_is_logged_once() {
-        let start = Instant::now();
-        let mut episode = Episode::default();
-        assert!(episode.begins(start));
-        assert!(!episode.begins(start + PAUSE));
-        assert!(!episode.begins(start + PAUSE + EPISODE));
-        assert!(episode.begins(start + PAUSE + EPISODE * 3));
     }
 
     #[test]

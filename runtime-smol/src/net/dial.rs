@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use async_io::{Async, Timer};
@@ -14,6 +15,7 @@ use socket2::{Domain, Socket, Type};
 use super::race::race;
 use super::reason;
 use super::resolve::{ResolveError, Resolver};
+use super::shortage::{Episode, is_shortage};
 use super::socket::{tune_datagrams, tune_edge, tune_tunnel};
 
 /// A dial that failed: one line that names the target.
@@ -95,14 +97,19 @@ impl DialFailure {
 pub struct Dialer {
     resolver: Resolver,
     source: Option<IpAddr>,
+    shortage: Arc<Mutex<Episode>>,
 }
 
 impl Dialer {
     /// A dialer that binds to `source` for targets, if given; addresses of the other family are
     /// then left out.
     #[must_use]
-    pub const fn new(resolver: Resolver, source: Option<IpAddr>) -> Self {
-        Self { resolver, source }
+    pub fn new(resolver: Resolver, source: Option<IpAddr>) -> Self {
+        Self {
+            resolver,
+            source,
+            shortage: Arc::default(),
+        }
     }
 
     /// The resolver it uses.
@@ -126,7 +133,8 @@ impl Dialer {
             let found = within(deadline, self.resolver.resolve(host, port)).await?;
             race(self.usable(found), self.source, tune_edge, deadline).await
         };
-        dial.await.map_err(|failure| named(host, port, failure))
+        dial.await
+            .map_err(|failure| self.failed(host, port, failure))
     }
 
     /// Connects to a tunnel host, whose name is looked up anew, with a tunnel connection's options.
@@ -143,7 +151,8 @@ impl Dialer {
             let found = within(deadline, self.resolver.resolve_fresh(host, port)).await?;
             race(found, None, tune_tunnel, deadline).await
         };
-        dial.await.map_err(|failure| named(host, port, failure))
+        dial.await
+            .map_err(|failure| self.failed(host, port, failure))
     }
 
     /// Connects to the address of a tunnel server that is known already: for data connections.
@@ -157,7 +166,7 @@ impl Dialer {
     ) -> Result<Async<TcpStream>, DialError> {
         let dial = race(vec![address], None, tune_tunnel, deadline);
         dial.await
-            .map_err(|failure| named(&address.ip().to_string(), address.port(), failure))
+            .map_err(|failure| self.failed(&address.ip().to_string(), address.port(), failure))
     }
 
     /// A UDP socket that exchanges datagrams with a target only: with the first of its addresses
@@ -182,7 +191,8 @@ impl Dialer {
             }
             Err(failure)
         };
-        dial.await.map_err(|failure| named(host, port, failure))
+        dial.await
+            .map_err(|failure| self.failed(host, port, failure))
     }
 
     /// Those of `found` that can be reached from the source address.
@@ -192,15 +202,27 @@ impl Dialer {
         }
         found
     }
-}
 
-fn named(host: &str, port: u16, failure: DialFailure) -> DialError {
-    let target = if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    };
-    DialError { target, failure }
+    /// Names the target. That the system has no room for another socket is logged once, as it may
+    /// concern every user.
+    fn failed(&self, host: &str, port: u16, failure: DialFailure) -> DialError {
+        if let DialFailure::Local(error) = &failure
+            && is_shortage(error)
+            && self
+                .shortage
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .begins(Instant::now())
+        {
+            tracing::warn!("dials fail: {}", reason(error));
+        }
+        let target = if host.contains(':') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        };
+        DialError { target, failure }
+    }
 }
 
 /// The answer of a lookup, if it comes in time.

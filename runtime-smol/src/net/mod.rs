@@ -8,6 +8,7 @@ mod lookup;
 pub mod race;
 mod reason;
 pub mod resolve;
+mod shortage;
 pub mod socket;
 mod stream;
 

@@ -125,40 +125,31 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// Makes one attempt.
+    /// Makes one attempt: dialling and the handshake have each a deadline of their own.
     pub(super) async fn session(
         &self,
         link: LinkId,
         attempt: Attempt,
     ) -> Result<Connected, ConnectError> {
-        let timeout = self.shared.config.env.handshake_timeout;
-        let too_late = async {
-            // Dialling has a deadline of its own.
-            Timer::after(timeout + self.shared.config.env.tcp_dial_timeout).await;
-            Err(ConnectError::TooLate)
-        };
-        Box::pin(self.open(link, attempt)).or(too_late).await
-    }
-
-    async fn open(&self, link: LinkId, attempt: Attempt) -> Result<Connected, ConnectError> {
-        let config = &self.shared.config;
+        let env = &self.shared.config.env;
         if matches!(attempt, Attempt::Tls { native: true, .. }) {
             // It may still be in the making, and the server waits only so long.
             self.keys.native.get().await;
         }
-        let deadline = Instant::now() + config.env.tcp_dial_timeout;
-        let dialer = &self.shared.dialer;
-        let socket = dialer
-            .tunnel(&config.tunnel.host, config.tunnel.port, deadline)
-            .await?;
+        let socket = self.dial().await?;
         // Asked now: later the server may have gone.
         let server = socket.get_ref().peer_addr()?;
+        let too_late = async {
+            Timer::after(env.handshake_timeout).await;
+            Err(ConnectError::TooLate)
+        };
+        let agree = Box::pin(self.agree(socket, server.ip(), attempt));
         let Agreed {
             stream,
             established,
             entry,
             lacks,
-        } = self.agree(socket, server.ip(), attempt).await?;
+        } = agree.or(too_late).await?;
         let session = ClientSession {
             link,
             fate: Fate::new(established.dialect.capabilities.relay_idle),
@@ -174,6 +165,13 @@ impl Connector {
             session: Arc::new(session),
             lacks,
         })
+    }
+
+    async fn dial(&self) -> Result<Async<TcpStream>, DialError> {
+        let config = &self.shared.config;
+        let deadline = Instant::now() + config.env.tcp_dial_timeout;
+        let (host, port) = (&config.tunnel.host, config.tunnel.port);
+        self.shared.dialer.tunnel(host, port, deadline).await
     }
 
     /// The handshake of whichever generation the attempt is for.

@@ -83,9 +83,15 @@ async fn open(
     launch: &Launch,
     rest: Vec<u8>,
 ) -> Result<(Near, Slot), Status> {
-    let met = meet(shared, launch, rest).await?;
-    connected(data).await?;
-    Ok(met)
+    let (near, slot) = meet(shared, launch, rest).await?;
+    if let Err(status) = connected(data).await {
+        // An end in order would tell the target that its user had nothing to say.
+        if let Near::Tcp(target, _) = near {
+            target.reset();
+        }
+        return Err(status);
+    }
+    Ok((near, slot))
 }
 
 /// Dials the target.
