@@ -14,11 +14,15 @@ class Wrong(Exception):
 
 
 class Tunnel:
-    """Where users go, what it can carry, and when something was done to it."""
+    """Where users go, what it can carry, and when something was done to it.
 
-    def __init__(self, name, port, half_close, largest):
+    `half_close`: one direction may end before the other. `frames`: datagrams keep their boundaries
+    whatever happens. `largest`: datagram that it carries, for this load.
+    """
+
+    def __init__(self, name, port, half_close, frames, largest):
         self.name, self.port = name, port
-        self.half_close, self.largest = half_close, largest
+        self.half_close, self.frames, self.largest = half_close, frames, largest
         self.troubles = []
 
     def trouble(self):

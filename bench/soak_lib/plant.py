@@ -35,10 +35,6 @@ class Plan:
     fault: str = ""
     apart: tuple = ()
 
-    @property
-    def classic(self):
-        return self.proto != "native"
-
 
 PLANS = (
     Plan("single-end", "single"),
@@ -107,9 +103,9 @@ class Running:
         pick, echo = plant.ports.pick, plant.echo
         at, users_port = pick(), pick()
         self.port = at
-        self.tunnel = Tunnel(
-            plan.name, users_port, not plan.classic, 1400 if plan.classic else 20000
-        )
+        native = plan.proto == "native"
+        frames = plan.proto in ("native", "https")
+        self.tunnel = Tunnel(plan.name, users_port, native, frames, 20000 if native else 1400)
         if plan.flow == "single":
             url = f"client://127.0.0.1:{users_port}/127.0.0.1:{echo}?mode=1"
             self.ends = [End(plant, url, plan.name, False)]
@@ -186,7 +182,8 @@ class Plant:
 
     def dead(self):
         """Processes that ended by themselves."""
-        return [f"{p.args[1]}: exit code {p.returncode}" for p in self.processes.started if p.poll()]
+        ended = [process for process in self.processes.started if process.poll() is not None]
+        return [f"{process.args[1]} ended: {process.returncode}" for process in ended]
 
     def stop(self, keep):
         self.processes.stop()

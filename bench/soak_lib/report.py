@@ -53,7 +53,9 @@ def rest_table(rests, lasting):
     for rest in rests:
         cells = []
         for name in lasting:
-            of = rest.processes[name]
+            if not (of := rest.processes.get(name)):
+                cells.append("gone")
+                continue
             cells.append(
                 f"{of['Pss'] / 1024:.2f} MB ({of['Pss_Anon'] / 1024:.2f}), "
                 f"{of['descriptors']:.0f} fd, {of['threads']:.0f} threads"
@@ -69,6 +71,8 @@ def slopes(rests, lasting):
     hours = [rest.at / 3600 for rest in rests]
     lines = []
     for name in lasting:
+        if not all(name in rest.processes for rest in rests):
+            continue
         slope = [
             statistics.linear_regression(hours, [rest.processes[name][figure] for rest in rests]).slope
             for figure in ("Pss", "descriptors")

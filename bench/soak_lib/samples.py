@@ -110,6 +110,9 @@ def growth(first, last, lasting):
     """What grew beyond its bound from the first pause to the last, in words."""
     found = []
     for name in lasting:
+        if not (name in first.processes and name in last.processes):
+            found.append(f"{name}: was not there in both pauses")
+            continue
         for figure, (share, besides) in BOUNDS.items():
             before, after = (rest.processes[name][figure] for rest in (first, last))
             most = before * (1 + share) + besides

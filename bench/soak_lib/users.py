@@ -70,7 +70,8 @@ def datagram(tunnel, source=None):
                 got = source.recv(65535)
             except TimeoutError:
                 break
-            if got == sent:
+            # Without frames, attempts that waited together come as one.
+            if got == sent or (not tunnel.frames and got == sent * (len(got) // len(sent))):
                 return None
             if got[:8] == sent[:8]:
                 raise Wrong(f"a datagram of {len(sent)} bytes came back as {len(got)} others")
