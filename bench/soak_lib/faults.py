@@ -23,9 +23,11 @@ def _does(soak, kind, running, fault):
             try:
                 comes_back(running.tunnel)
             except Wrong as why:
-                raise Wrong(f"after {kind}: {why}") from why
+                raise Wrong(f"{running.tunnel.name}: {why}") from why
 
-    soak.journal.attempt(kind, running.tunnel, work)
+    # Whatever fails here, the fault is no excuse: not for the master, and not for a tunnel that does
+    # not come back.
+    soak.journal.attempt(kind, None, work)
 
 
 def restart(soak):

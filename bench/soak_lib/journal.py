@@ -75,6 +75,7 @@ class Journal:
         excuses a failure. Without a tunnel there is no excuse, and for wrong bytes neither.
         """
         since = since or time.monotonic()
+        where = tunnel.name if tunnel else "master"
         try:
             work()
         except (OSError, EOFError, http.client.HTTPException) as why:
@@ -82,10 +83,11 @@ class Journal:
                 with self.lock:
                     self.excused[kind] += 1
             else:
-                self.fail(kind, f"{tunnel.name if tunnel else 'master'}: {why!r}")
+                self.fail(kind, f"{where}: {why!r}")
             return False
-        except Wrong as why:
-            self.fail(kind, f"{tunnel.name if tunnel else 'master'}: {why}")
+        # A wait in vain is a RuntimeError, text that is no JSON a ValueError.
+        except (Wrong, RuntimeError, ValueError) as why:
+            self.fail(kind, f"{where}: {why}")
             return False
         with self.lock:
             self.done[kind] += 1

@@ -91,14 +91,16 @@ def load_table(journal):
 def summary(about, verdict, journal, rests, lasting, samples):
     """The markdown file."""
     lines = ["# Soak", "", "Written by `bench/soak`; nothing here is edited by hand.", "", *about, ""]
-    lines += ["**Passed**: no request failed without an excuse, and nothing grew."] if not verdict else []
-    lines += ["**Failed**:", "", *(f"- {text}" for text in verdict)] if verdict else []
+    if verdict:
+        lines += ["**Failed**:", "", *(f"- {text}" for text in verdict)]
+    else:
+        lines += ["**Passed**: no request failed without an excuse, and nothing grew."]
     share, besides = figures.BOUNDS["Pss"]
     lines += ["", "## Pauses", ""]
-    lines += ["Users gone, pools at rest, everything else still running; medians of "]
-    lines[-1] += f"{figures.WINDOW} samples. The last may be {share:.0%} and {besides} KiB above the first, and"
     fd_share, fds = figures.BOUNDS["descriptors"]
-    lines += [f"{fd_share:.0%} and {fds} descriptors. In brackets what the process allocated (`Pss_Anon`)."]
+    lines += [f"Users gone, pools at rest, everything else running; medians of {figures.WINDOW} samples."]
+    lines += [f"The last may be {share:.0%} and {besides} KiB above the first, and {fd_share:.0%} and {fds}"]
+    lines += ["descriptors. In brackets what the process allocated itself (`Pss_Anon`)."]
     lines += ["", *rest_table(rests, lasting), "", *slopes(rests, lasting)] if rests else []
     lines += ["", "![memory and descriptors](soak.svg)", "", "## Requests", ""]
     lines += ["Excused is what failed on a tunnel that was being restarted, cut or killed.", ""]

@@ -15,6 +15,8 @@ FIGURES = ("Pss", "Pss_Anon", "descriptors", "threads")
 #: What may not grow, by how much of what it was, and how much besides.
 BOUNDS = {"Pss": (0.05, 200), "descriptors": (0.05, 2)}
 
+#: Seconds between samples.
+EVERY = 5.0
 #: In a pause: until the last relay must have ended (a silenced one after 75 s at the latest), how
 #: long the pools must stand still, what the allocator gets to give memory back (it takes a second),
 #: and how long samples are taken, one a second.
@@ -45,7 +47,8 @@ def of_process(pid):
     memory = machine.memory_kib(pid)
     with open(f"/proc/{pid}/status") as status:
         threads = next(int(line.split()[1]) for line in status if line.startswith("Threads:"))
-    return dict(zip(FIGURES, (memory["Pss"], memory["Pss_Anon"], len(os.listdir(f"/proc/{pid}/fd")), threads)))
+    descriptors = len(os.listdir(f"/proc/{pid}/fd"))
+    return dict(zip(FIGURES, (memory["Pss"], memory["Pss_Anon"], descriptors, threads)))
 
 
 def take(soak):
@@ -67,9 +70,10 @@ def take(soak):
 
 
 def watch(soak):
-    """Samples every few seconds."""
-    while not soak.stop.wait(soak.every):
-        soak.journal.attempt("samples", None, lambda: take(soak))
+    """Samples every few seconds but in pauses, which take their own."""
+    while not soak.over.wait(EVERY):
+        if not soak.resting:
+            soak.journal.attempt("samples", None, lambda: take(soak))
 
 
 def rest(soak):
@@ -117,7 +121,8 @@ def growth(first, last, lasting):
             before, after = (rest.processes[name][figure] for rest in (first, last))
             most = before * (1 + share) + besides
             if after > most:
-                found.append(f"{name}: {figure} grew from {before:.0f} to {after:.0f}, allowed were {most:.0f}")
+                grew = f"{figure} grew from {before:.0f} to {after:.0f}"
+                found.append(f"{name}: {grew}, allowed were {most:.0f}")
     for what in ("instances", "streams"):
         if first.counts[what] != last.counts[what]:
             found.append(f"{what}: {last.counts[what]:.0f} instead of {first.counts[what]:.0f}")
