@@ -80,9 +80,16 @@ class Processes:
     def pss_mb(self):
         total = 0
         for pid in self.pids():
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as rollup:
-                total += sum(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+            with contextlib.suppress(OSError):
+                total += memory_kib(pid)["Pss"]
         return total / 1024
+
+
+def memory_kib(pid):
+    """Pss, Pss_Anon, Private_Dirty and so on of a process."""
+    with open(f"/proc/{pid}/smaps_rollup") as rollup:
+        lines = [line.split() for line in rollup.readlines()[1:]]
+    return {fields[0].rstrip(":"): int(fields[1]) for fields in lines}
 
 
 def _stat(pid):

@@ -12,6 +12,18 @@ KEY = "bench"
 SINGLE, REVERSE, REVERSE_TLS = "single-end", "reverse, tls=0", "reverse, tls=1"
 
 
+def build(given, bench):
+    """Our binary, which may be `given`, and the load generator."""
+    load = bench.parent / "target/bench/load"
+    command = ["cargo", "build", "--release", "--quiet", "--manifest-path", str(bench / "load/Cargo.toml")]
+    subprocess.run(command, env={**os.environ, "CARGO_TARGET_DIR": str(load)}, check=True)
+    ours = given
+    if not given:
+        subprocess.run(["cargo", "build", "--release", "--locked"], cwd=bench.parent, check=True)
+        ours = Path(os.environ.get("CARGO_TARGET_DIR", bench.parent / "target")) / "release/nodepass"
+    return Path(ours).resolve(), load / "release/load"
+
+
 class Missing(Exception):
     """A program is not on this machine and could not be had."""
 

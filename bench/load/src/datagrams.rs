@@ -67,16 +67,16 @@ pub fn flood(to: SocketAddr, time: Duration) -> Result<()> {
     Ok(())
 }
 
-/// A socket with as much room as the system gives.
-pub fn bind() -> Result<UdpSocket> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+/// A socket with as much room as the system gives. Port 0 is any.
+pub fn bind(port: u16) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, port))?;
     SockRef::from(&socket).set_recv_buffer_size(4 * 1024 * 1024)?;
     SockRef::from(&socket).set_send_buffer_size(4 * 1024 * 1024)?;
     Ok(socket)
 }
 
 fn open(to: SocketAddr) -> Result<UdpSocket> {
-    let socket = bind()?;
+    let socket = bind(0)?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(LOST))?;
     // The first one sets a session up.

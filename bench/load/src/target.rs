@@ -22,8 +22,9 @@ pub fn serve() -> Result<()> {
     let source = listen(source)?;
     let echo = listen(echo)?;
     let http = listen(http)?;
-    let udp = crate::datagrams::bind()?;
-    let port = udp.local_addr()?.port();
+    // A tunnel has one target for both transports.
+    let udp = crate::datagrams::bind(echo)?;
+    let port = echo;
     println!(
         "{{\"discard\":{discard},\"source\":{source},\"echo\":{echo},\"http\":{http},\"udp\":{port}}}"
     );

@@ -30,7 +30,7 @@ use crate::relay::Fate;
 /// withdrawal.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// The most that is read at once.
+/// Room for one read.
 const READ: usize = 2048;
 
 /// One data connection and whom to tell.
@@ -218,15 +218,83 @@ async fn read_launch(
     }
 }
 
-/// Reads what comes next, at most `most` bytes and [`READ`]; empty at the end. No buffer is held
-/// before it comes.
+/// Reads what comes next, all of it up to `most` bytes: where there are no frames, a datagram is what
+/// came at once. Empty at the end. No buffer is held before it comes.
 async fn read_some(stream: &mut Stream, most: usize) -> io::Result<Vec<u8>> {
     poll_fn(|cx| {
         ready!(stream.poll_read_ready(cx))?;
-        let mut buffer = [0; READ];
-        let room = buffer.get_mut(..most.min(READ)).unwrap_or_default();
-        let n = ready!(Pin::new(&mut *stream).poll_read(cx, room))?;
-        Poll::Ready(Ok(buffer.get(..n).unwrap_or_default().to_vec()))
+        let (mut buffer, mut bytes) = ([0; READ], Vec::new());
+        loop {
+            let room = READ.min(most - bytes.len());
+            let room = buffer.get_mut(..room).unwrap_or_default();
+            let wanted = room.len();
+            let read = match Pin::new(&mut *stream).poll_read(cx, room) {
+                Poll::Ready(Ok(n)) => buffer.get(..n).unwrap_or_default(),
+                // What failed after some bytes fails again.
+                Poll::Ready(Err(_)) | Poll::Pending if !bytes.is_empty() => &[],
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            };
+            bytes.extend_from_slice(read);
+            if read.len() < wanted || bytes.len() == most {
+                return Poll::Ready(Ok(bytes));
+            }
+        }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    use async_io::Async;
+    use protocol::limits::EARLY_BYTES;
+
+    use super::*;
+
+    /// A write of `len` bytes that has arrived, seen from the other end.
+    async fn arrived(len: usize) -> (Stream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = Async::new(listener.accept().unwrap().0).unwrap();
+        peer.write_all(&vec![7; len]).unwrap();
+        let mut all = vec![0; len];
+        while socket.peek(&mut all).await.unwrap() < len {}
+        (Stream::Plain(socket), peer)
+    }
+
+    #[test]
+    fn a_datagram_that_overtook_its_launch_is_read_whole() {
+        smol::block_on(async {
+            let (mut stream, _peer) = arrived(2 * READ + 1).await;
+            let read = read_some(&mut stream, EARLY_BYTES).await.unwrap();
+            assert_eq!(read.len(), 2 * READ + 1);
+        });
+    }
+
+    #[test]
+    fn no_more_is_read_than_there_is_room_for() {
+        smol::block_on(async {
+            let (mut stream, _peer) = arrived(2 * READ).await;
+            for most in [READ + 1, READ - 1] {
+                assert_eq!(read_some(&mut stream, most).await.unwrap().len(), most);
+            }
+        });
+    }
+
+    #[test]
+    fn the_end_is_empty() {
+        smol::block_on(async {
+            let (mut stream, peer) = arrived(READ).await;
+            drop(peer);
+            assert_eq!(
+                read_some(&mut stream, EARLY_BYTES).await.unwrap().len(),
+                READ
+            );
+            let end = read_some(&mut stream, EARLY_BYTES).await.unwrap();
+            assert!(end.is_empty());
+        });
+    }
 }
