@@ -7,14 +7,21 @@
     reason = "to panic is what a harness is for"
 )]
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
+use protocol::config::{self, Config};
+use protocol::terms::DataTls;
+
+use crate::address::Inheritance;
 use crate::api::{BODY, BodyError, Target};
 use crate::events::{Event, Kind};
 use crate::http::body::Decoder;
 use crate::http::head::{self, Framing, Progress};
 use crate::http::sse::{self, BLOCK};
-use crate::object::{Meta, Object, Status};
+use crate::object::{KEY_INSTANCE, Meta, Object, Status};
+use crate::state::{Change, Disk as _, Document, Fake, Loaded, StateFile};
 
 /// The name of a fuzz target, and its harness.
 pub type Entry = (&'static str, fn(&[u8]));
@@ -25,6 +32,7 @@ pub const ALL: &[Entry] = &[
     ("api_head", api_head),
     ("api_target", api_target),
     ("sse", sse),
+    ("state", state),
 ];
 
 /// A chunk size, then a request: parsing whenever it is due comes to what parsing the whole does.
@@ -135,6 +143,95 @@ pub fn sse(data: &[u8]) {
         .strip_suffix('…')
         .is_some_and(|start| logs.starts_with(start));
     assert!(read == logs || is_cut);
+}
+
+const STATE: &str = "/d/state.json";
+
+/// A state file, a backup, and when the next save fails, with a zero byte between them: a start
+/// finds what can be read, changes nothing else, and then or after a crash finds the same again.
+pub fn state(data: &[u8]) {
+    let mut pieces = data.splitn(3, |&byte| byte == 0);
+    let main = pieces.next().unwrap_or_default();
+    let backup = pieces.next();
+    let crash = pieces.next().unwrap_or_default();
+    let disk = Fake::new(crash.len() % 2 == 1);
+    disk.put(Path::new(STATE), main);
+    if let Some(backup) = backup {
+        disk.put(Path::new(&format!("{STATE}.bak")), backup);
+    }
+    if let Some(document) = load(&disk, main, backup) {
+        check_document(&document);
+        save_and_crash(&disk, document, crash);
+    }
+}
+
+fn load(disk: &Fake, main: &[u8], backup: Option<&[u8]>) -> Option<Document> {
+    let before = disk.contents();
+    let readable = Document::read(main);
+    match StateFile::new(STATE.into()).load(disk) {
+        Ok(Loaded::Whole(document)) => {
+            assert_eq!(disk.contents(), before);
+            assert_eq!(readable.as_ref(), Ok(&document));
+            Some(document)
+        }
+        Ok(Loaded::Backup(document, _)) => {
+            let is_kept = |(name, bytes): (&String, &Vec<u8>)| {
+                name.starts_with("/d/state.json.corrupt-") && bytes == main
+            };
+            assert!(readable.is_err() && disk.contents().iter().any(is_kept));
+            assert_eq!(
+                Document::read(backup.unwrap_or_default()),
+                Ok(document.clone())
+            );
+            Some(document)
+        }
+        Ok(Loaded::Nothing) => panic!("there is a file"),
+        Err(_) => {
+            assert!(readable.is_err());
+            assert_eq!(disk.contents(), before, "nothing is touched");
+            None
+        }
+    }
+}
+
+/// Its instances can be told apart, and their URLs be shown, whatever they are.
+fn check_document(document: &Document) {
+    let Config::Master(master) = config::parse("master://:1", &|_| None)
+        .expect("a URL")
+        .config
+    else {
+        panic!("a master's");
+    };
+    let inheritance = Inheritance::of(&master, DataTls::Plain);
+    let mut ids = BTreeSet::new();
+    for record in document.instances.values() {
+        assert!(!record.id.is_empty() && *record.id != *KEY_INSTANCE);
+        assert!(ids.insert(&record.id), "{} twice", record.id);
+        let shown = inheritance.restored(Arc::clone(&record.url));
+        assert_eq!(shown.url, record.url);
+        let again = inheritance.restored(Arc::clone(&shown.config));
+        assert_eq!((again.kind, &again.config), (shown.kind, &shown.config));
+    }
+}
+
+/// Saves it changed and stops on the way: the old state is found or the new one, each as it was.
+fn save_and_crash(disk: &Fake, old: Document, crash: &[u8]) {
+    let steps = crash.first().copied().unwrap_or(u8::MAX);
+    let part = crash.get(1).copied().unwrap_or_default();
+    let file = StateFile::new(STATE.into());
+    let mut new = old.clone();
+    new.apply(&Change::Alias("changed".into()));
+    let crashing = disk.failing_after(steps.into());
+    let is_done = file.save(&crashing, &new).is_ok();
+    let disk = crashing.after_crash(part.into());
+    let (Ok(Loaded::Whole(found)) | Ok(Loaded::Backup(found, _))) = file.load(&disk) else {
+        panic!("there is a state");
+    };
+    assert!(found == new || !is_done && found == old, "{found:?}");
+    if is_done {
+        let bytes = disk.read(Path::new(STATE)).expect("just saved");
+        assert_eq!(found.write().ok(), Some(bytes), "a rewrite changes nothing");
+    }
 }
 
 fn object(alias: &str) -> Object {

@@ -1,5 +1,4 @@
 //! Replays what the fuzzer knows on the stable compiler, and feeds every entry some noise.
-#![cfg(feature = "testing")]
 
 use std::fs;
 use std::path::Path;

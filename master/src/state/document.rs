@@ -201,7 +201,8 @@ mod tests {
         r#"{"version":1,"master":{"id":"m","key":"k","alias":"a","later":[1]},"instances":["#,
         r#"{"id":"0000000a","alias":"x","type":"","url":"client://:1/h:2","config":"","restart":false,"#,
         r#""meta":{"peer":{"sid":"s","type":"","alias":""},"tags":{"t":"v"}},"#,
-        r#""tcprx":1,"tcptx":2,"udprx":3,"udptx":4,"colour":"blue"}],"zone":{"b":null}}"#,
+        r#""tcprx":1,"tcptx":2,"udprx":3,"udptx":4,"colour":"blue"}],"#,
+        r#""zone":{"b":null,"share":1.1148977208740333e-9}}"#,
         "\n"
     );
 

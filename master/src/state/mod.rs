@@ -5,6 +5,8 @@
 
 mod disk;
 mod document;
+#[cfg(any(test, feature = "testing"))]
+mod fake;
 mod file;
 mod lock;
 mod path;
@@ -24,6 +26,8 @@ pub use self::path::state_path;
 
 pub(crate) use self::disk::{Disk, Files};
 pub(crate) use self::document::{Change, Document, Identity, Record};
+#[cfg(feature = "testing")]
+pub(crate) use self::fake::Fake;
 pub(crate) use self::file::{Loaded, StateFile};
 
 use self::lock::{Lock, lock};

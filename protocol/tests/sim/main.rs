@@ -22,6 +22,7 @@
 )]
 
 mod carrier;
+mod contract;
 mod net;
 mod node_client;
 mod node_server;
@@ -31,43 +32,14 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::env;
+use std::fs;
 use std::panic;
+use std::path::Path;
 use std::thread;
 
 use oracle::{Ended, Event};
 use plan::Plan;
 use world::{Summary, World};
-
-/// Takes all outputs of a machine, which say themselves that they are due (contract, point 3).
-#[macro_export]
-macro_rules! drain {
-    ($machine:expr, $now:expr) => {{
-        let mut outputs = Vec::new();
-        loop {
-            let due = $machine.poll_timeout();
-            let Some(output) = $machine.poll_output() else {
-                break outputs;
-            };
-            assert!(
-                due.is_some_and(|due| due <= $now),
-                "{output:?} is queued and not due"
-            );
-            outputs.push(output);
-        }
-    }};
-}
-
-/// Tells a machine the time; often too early, which must not matter (contract, point 5).
-#[macro_export]
-macro_rules! ring {
-    ($machine:expr, $now:expr) => {{
-        let due = $machine.poll_timeout();
-        $machine.handle_timeout($now);
-        if due.is_none_or(|due| due > $now) {
-            assert_eq!($machine.poll_timeout(), due, "an early call has an effect");
-        }
-    }};
-}
 
 fn run(seed: u64, verbose: bool) -> Summary {
     let plan = Plan::from_seed(seed);
@@ -165,6 +137,20 @@ fn the_same_seed_is_the_same_run() {
         assert_eq!(run(seed, false), run(seed, false));
     }
     assert_ne!(run(0, false).trace, run(1, false).trace);
+}
+
+/// What the fuzzer knows: whole runs from bytes (`fuzz.rs`).
+#[test]
+fn every_script_of_the_fuzzer_holds() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/two_nodes");
+    let scripts: Vec<_> = fs::read_dir(corpus).unwrap().flatten().collect();
+    assert!(!scripts.is_empty());
+    for script in scripts {
+        // Shown if the run panics.
+        println!("{}", script.path().display());
+        let plan = Plan::from_script(&fs::read(script.path()).unwrap());
+        World::new(&plan, false).run();
+    }
 }
 
 /// Its old session is not dead yet, its first word is late, and the server takes its silence for that

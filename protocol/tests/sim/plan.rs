@@ -1,4 +1,6 @@
-//! What happens in one run, all of it from one seed.
+//! What happens in one run, all of it from one seed or from the bytes of a fuzzer.
+
+mod draw;
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -6,7 +8,13 @@ use protocol::config::Generations;
 use protocol::limits;
 use protocol::rng::{Rng, Seed};
 use protocol::terms::{DataTls, Flow, Generation};
+use protocol::testing::script::Script;
 use protocol::time::{Duration, Instant};
+
+use draw::Draw;
+
+/// The most users and faults of a script.
+const STEPS: usize = 64;
 
 /// Who acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +39,23 @@ pub(crate) struct User {
     pub(crate) target_refuses: bool,
     /// How long the user waits for a connection at most, if it leaves before ingress gives up.
     pub(crate) leaves: Option<Duration>,
+}
+
+impl User {
+    fn draw(at: Instant, nodes: &[Node], rng: &mut impl Draw) -> Self {
+        let node = nodes[rng.below(nodes.len() as u32) as usize];
+        let most = if rng.below(10) == 0 { 40_000 } else { 300 };
+        Self {
+            at,
+            node,
+            up: rng.below(most) as usize,
+            down: rng.below(most) as usize,
+            target_speaks_first: rng.below(2) == 0,
+            target_delay: Duration::from_millis(rng.below(300).into()),
+            target_refuses: rng.below(12) == 0,
+            leaves: (rng.below(10) == 0).then(|| Duration::from_millis(rng.below(2000).into())),
+        }
+    }
 }
 
 /// Something that goes wrong, or is done by an operator or an attacker.
@@ -88,18 +113,55 @@ impl Plan {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_be_bytes());
         let mut rng = Rng::new(Seed(bytes));
-        let flow = if rng.below(2) == 0 {
+        let mut plan = Self::world(seed, &mut rng);
+        plan.mix_generations(&mut rng);
+        let safety = plan.heal.since_origin().as_millis() as u32;
+        plan.add_users(&mut rng, safety);
+        plan.add_faults(&mut rng, safety);
+        plan.add_probes();
+        plan
+    }
+
+    /// Any bytes are a run with some users and faults; only the network's whims come from a seed.
+    pub(crate) fn from_script(bytes: &[u8]) -> Self {
+        let mut script = Script::new(bytes);
+        let seed = script.u16();
+        let mut plan = Self::world(seed.into(), &mut script);
+        plan.mix_generations(&mut script);
+        let nodes = plan.ingress_nodes();
+        let mut at = 0;
+        for _ in 0..STEPS {
+            if script.is_empty() {
+                break;
+            }
+            at += u32::from(script.u8()) << script.below(6);
+            match script.below(28) {
+                kind @ 0..14 => {
+                    let fault = plan.fault(kind, &mut script);
+                    plan.faults.push((millis(at), fault));
+                }
+                _ => plan.users.push(User::draw(millis(at), &nodes, &mut script)),
+            }
+        }
+        plan.heal = millis(at);
+        plan.add_probes();
+        plan
+    }
+
+    /// A world without users and faults.
+    fn world(seed: u64, draw: &mut impl Draw) -> Self {
+        let flow = if draw.below(2) == 0 {
             Flow::Reverse
         } else {
             Flow::Forward
         };
-        let clients = 1 + rng.below(3) as usize;
-        let pool_min = 1 + rng.below(6) as usize;
-        let safety = 20_000 + rng.below(40_000);
-        let mut plan = Self {
+        let clients = 1 + draw.below(3) as usize;
+        let pool_min = 1 + draw.below(6) as usize;
+        let safety = 20_000 + draw.below(40_000);
+        Self {
             seed,
             flow,
-            tls: if rng.below(3) == 0 {
+            tls: if draw.below(3) == 0 {
                 DataTls::Plain
             } else {
                 DataTls::Pinned
@@ -108,23 +170,19 @@ impl Plan {
             speak: vec![Generations::only(Generation::Native); clients],
             neighbours: false,
             pool_min,
-            pool_max: pool_min + rng.below(24) as usize,
-            report_interval: Duration::from_millis(1000 + u64::from(rng.below(4000))),
-            wait: Duration::from_millis(1000 + u64::from(rng.below(5000))),
-            delay: 1 << rng.below(8),
-            pieces: rng.below(2) == 0,
-            window: if rng.below(3) == 0 { 512 } else { 65_536 },
-            dawdles: if rng.below(3) == 0 { 400 } else { 0 },
-            mitm: if rng.below(8) == 0 { 30 } else { 0 },
+            pool_max: pool_min + draw.below(24) as usize,
+            report_interval: Duration::from_millis(1000 + u64::from(draw.below(4000))),
+            wait: Duration::from_millis(1000 + u64::from(draw.below(5000))),
+            delay: 1 << draw.below(8),
+            pieces: draw.below(2) == 0,
+            window: if draw.below(3) == 0 { 512 } else { 65_536 },
+            dawdles: if draw.below(3) == 0 { 400 } else { 0 },
+            mitm: if draw.below(8) == 0 { 30 } else { 0 },
             users: Vec::new(),
             faults: Vec::new(),
             heal: millis(safety),
             recovery: Duration::ZERO,
-        };
-        plan.mix_generations(&mut rng);
-        plan.add_users(&mut rng, safety);
-        plan.add_faults(&mut rng, safety);
-        plan
+        }
     }
 
     /// One legacy client whose host is gone and comes back, on a calm day. Everything works again
@@ -194,7 +252,7 @@ impl Plan {
     }
 
     /// Half of the worlds have clients of one legacy generation beside native ones.
-    fn mix_generations(&mut self, rng: &mut Rng) {
+    fn mix_generations(&mut self, rng: &mut impl Draw) {
         let (legacy, weaker) = match rng.below(6) {
             0 => (Generation::Http, Generation::Classic),
             1 => (Generation::Https, Generation::Http),
@@ -236,36 +294,10 @@ impl Plan {
         while at < safety && self.users.len() < 400 {
             let burst = if rng.below(10) == 0 { rng.below(20) } else { 1 };
             for _ in 0..burst {
-                let node = nodes[rng.below(nodes.len() as u32) as usize];
-                let big = rng.below(10) == 0;
-                let size = |rng: &mut Rng| rng.below(if big { 40_000 } else { 300 }) as usize;
-                self.users.push(User {
-                    at: millis(at),
-                    node,
-                    up: size(rng),
-                    down: size(rng),
-                    target_speaks_first: rng.below(2) == 0,
-                    target_delay: Duration::from_millis(rng.below(300).into()),
-                    target_refuses: rng.below(12) == 0,
-                    leaves: (rng.below(10) == 0)
-                        .then(|| Duration::from_millis(rng.below(2000).into())),
-                });
+                self.users.push(User::draw(millis(at), &nodes, rng));
             }
             at += rng.below(60_000 / busy);
         }
-        let at = self.heal;
-        let probe = |node| User {
-            at,
-            node,
-            up: 3000,
-            down: 3000,
-            target_speaks_first: false,
-            target_delay: Duration::ZERO,
-            target_refuses: false,
-            leaves: None,
-        };
-        // Their time is set when the faults are known.
-        self.users.extend(nodes.into_iter().map(probe));
     }
 
     fn add_faults(&mut self, rng: &mut Rng, safety: u32) {
@@ -280,15 +312,27 @@ impl Plan {
             self.faults.push((millis(at), fault));
             at += 1 + rng.below(2 * pause);
         }
-        self.recovery = self.recover();
-        let healed = self.healed();
-        let probes = self.ingress_nodes().len();
-        for probe in self.users.iter_mut().rev().take(probes) {
-            probe.at = healed;
-        }
     }
 
-    fn fault(&self, kind: u32, rng: &mut Rng) -> Fault {
+    /// At each ingress a user who finds everything well again; once the faults are known.
+    fn add_probes(&mut self) {
+        self.recovery = self.recover();
+        let at = self.healed();
+        let probe = |node| User {
+            at,
+            node,
+            up: 3000,
+            down: 3000,
+            target_speaks_first: false,
+            target_delay: Duration::ZERO,
+            target_refuses: false,
+            leaves: None,
+        };
+        self.users
+            .extend(self.ingress_nodes().into_iter().map(probe));
+    }
+
+    fn fault(&self, kind: u32, rng: &mut impl Draw) -> Fault {
         let client = rng.below(self.clients as u32) as usize;
         let span = Duration::from_millis(rng.below(12_000).into());
         let silent = rng.below(3) == 0;

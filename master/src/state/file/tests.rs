@@ -1,149 +1,11 @@
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::super::document::{Change, Identity, Record};
+use super::super::fake::Fake;
 use super::*;
 
-/// A file system in memory that stops working after some steps, as if the machine had.
-#[derive(Clone, Debug, Default)]
-struct Fake {
-    files: Arc<Mutex<BTreeMap<PathBuf, Bytes>>>,
-    /// Steps that are left.
-    left: Arc<Mutex<Option<usize>>>,
-    linkless: bool,
-}
-
-#[derive(Clone, Debug)]
-struct Bytes {
-    bytes: Vec<u8>,
-    synced: bool,
-}
-
-impl Fake {
-    /// The same files, with `steps` left before everything fails.
-    fn failing_after(&self, steps: usize) -> Self {
-        Self {
-            files: Arc::new(Mutex::new(self.files.lock().unwrap().clone())),
-            left: Arc::new(Mutex::new(Some(steps))),
-            linkless: self.linkless,
-        }
-    }
-
-    /// The files after the crash; of those that were not synced, a part.
-    fn after_crash(&self, part: usize) -> Self {
-        let mut files = self.files.lock().unwrap().clone();
-        for file in files.values_mut().filter(|file| !file.synced) {
-            file.bytes.truncate(part);
-        }
-        Self {
-            files: Arc::new(Mutex::new(files)),
-            left: Arc::default(),
-            linkless: self.linkless,
-        }
-    }
-
-    fn step(&self) -> io::Result<()> {
-        match &mut *self.left.lock().unwrap() {
-            Some(0) => Err(io::Error::other("crashed")),
-            Some(left) => {
-                *left -= 1;
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn with<T>(&self, path: &Path, text: &str, then: impl FnOnce(&Self) -> T) -> T {
-        let bytes = text.as_bytes().to_vec();
-        let file = Bytes {
-            bytes,
-            synced: true,
-        };
-        self.files.lock().unwrap().insert(path.to_owned(), file);
-        then(self)
-    }
-
-    fn names(&self) -> Vec<String> {
-        let files = self.files.lock().unwrap();
-        files
-            .keys()
-            .map(|path| path.display().to_string())
-            .collect()
-    }
-}
-
-fn not_found() -> io::Error {
-    ErrorKind::NotFound.into()
-}
-
-impl Disk for Fake {
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.step()?;
-        let files = self.files.lock().unwrap();
-        files
-            .get(path)
-            .map(|file| file.bytes.clone())
-            .ok_or_else(not_found)
-    }
-
-    fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        self.step()?;
-        let mut files = self.files.lock().unwrap();
-        assert!(!files.contains_key(path));
-        files.insert(
-            path.to_owned(),
-            Bytes {
-                bytes: bytes.to_vec(),
-                synced: false,
-            },
-        );
-        Ok(())
-    }
-
-    fn sync(&self, path: &Path) -> io::Result<()> {
-        self.step()?;
-        self.files
-            .lock()
-            .unwrap()
-            .get_mut(path)
-            .ok_or_else(not_found)?
-            .synced = true;
-        Ok(())
-    }
-
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.step()?;
-        if self.linkless {
-            return Err(ErrorKind::Unsupported.into());
-        }
-        let mut files = self.files.lock().unwrap();
-        let file = files.get(from).cloned().ok_or_else(not_found)?;
-        assert!(files.insert(to.to_owned(), file).is_none());
-        Ok(())
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.step()?;
-        let mut files = self.files.lock().unwrap();
-        let file = files.remove(from).ok_or_else(not_found)?;
-        files.insert(to.to_owned(), file);
-        Ok(())
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.step()?;
-        self.files
-            .lock()
-            .unwrap()
-            .remove(path)
-            .map(drop)
-            .ok_or_else(not_found)
-    }
-
-    fn sync_directory(&self, _: &Path) -> io::Result<()> {
-        self.step()
-    }
+fn names(disk: &Fake) -> Vec<String> {
+    disk.contents().into_keys().collect()
 }
 
 fn file() -> StateFile {
@@ -183,7 +45,7 @@ fn what_was_saved_is_loaded_and_the_generation_before_is_kept() {
         file().save(&disk, &generation(number)).unwrap();
         assert_eq!(file().load(&disk), Ok(Loaded::Whole(generation(number))));
     }
-    assert_eq!(disk.names(), ["/d/state.json", "/d/state.json.bak"]);
+    assert_eq!(names(&disk), ["/d/state.json", "/d/state.json.bak"]);
     disk.remove(Path::new("/d/state.json")).unwrap();
     let Loaded::Backup(document, warning) = file().load(&disk).unwrap() else {
         panic!("no backup");
@@ -220,10 +82,7 @@ fn crash_everywhere(disk: &Fake, old: u64) {
 #[test]
 fn a_crash_between_any_two_steps_leaves_the_old_state_or_the_new_one() {
     for linkless in [false, true] {
-        let disk = Fake {
-            linkless,
-            ..Fake::default()
-        };
+        let disk = Fake::new(linkless);
         crash_everywhere(&disk, 0);
         file().save(&disk, &generation(1)).unwrap();
         crash_everywhere(&disk, 1);
@@ -287,7 +146,7 @@ fn a_step_that_fails_leaves_the_old_state_in_force() {
         let full = Full(disk, Mutex::new(failing));
         assert!(file().save(&full, &generation(2)).is_err());
         assert_eq!(file().load(&full), Ok(Loaded::Whole(generation(1))));
-        assert!(!full.0.names().iter().any(|name| name.contains("tmp")));
+        assert!(!names(&full.0).iter().any(|name| name.contains("tmp")));
         file().save(&full, &generation(3)).unwrap();
         assert_eq!(file().load(&full), Ok(Loaded::Whole(generation(3))));
     }
@@ -300,9 +159,8 @@ fn a_file_cut_at_any_byte_is_moved_aside_and_the_backup_is_used() {
         let disk = Fake::default();
         file().save(&disk, &generation(1)).unwrap();
         file().save(&disk, &generation(2)).unwrap();
-        let loaded = disk.with(Path::new("/d/state.json"), &whole[..end], |disk| {
-            file().load(disk)
-        });
+        disk.put(Path::new("/d/state.json"), &whole.as_bytes()[..end]);
+        let loaded = file().load(&disk);
         let Ok(Loaded::Backup(document, warning)) = loaded else {
             panic!("{loaded:?} at {end}");
         };
@@ -311,7 +169,7 @@ fn a_file_cut_at_any_byte_is_moved_aside_and_the_backup_is_used() {
             warning.contains(".corrupt-") && warning.contains("damaged"),
             "{warning}"
         );
-        let names = disk.names();
+        let names = names(&disk);
         assert!(
             names.len() == 2 && names[0] == "/d/state.json.bak",
             "{names:?}"
@@ -334,18 +192,14 @@ fn nothing_is_touched_when_nothing_can_be_used() {
     ];
     for (main, backup, expected) in table {
         let disk = Fake::default();
-        disk.with(Path::new("/d/state.json"), main, |_| ());
+        disk.put(Path::new("/d/state.json"), main.as_bytes());
         if let Some(backup) = backup {
-            disk.with(Path::new("/d/state.json.bak"), backup, |_| ());
+            disk.put(Path::new("/d/state.json.bak"), backup.as_bytes());
         }
-        let before = disk.names();
+        let before = disk.contents();
         let error = file().load(&disk).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
-        assert_eq!(disk.names(), before);
-        assert_eq!(
-            disk.read(Path::new("/d/state.json")).unwrap(),
-            main.as_bytes()
-        );
+        assert_eq!(disk.contents(), before);
     }
 }
 
