@@ -14,7 +14,7 @@ use crate::support::until::{pause, poll, secs, until};
 use crate::support::users;
 
 /// What the end in question is started by: it may have so many descriptors.
-const FEW: u32 = 64;
+const FEW: [&str; 2] = ["prlimit", "--nofile=64:64"];
 /// Users, each of whom needs two of them.
 const FLOOD: usize = 120;
 
@@ -106,7 +106,7 @@ fn an_end_of_a_tunnel_with_few_descriptors_outlives_a_flood_of_users() {
 fn a_forwarder_with_few_descriptors_outlives_a_flood_of_users() {
     let (target, port) = (Target::echo(), Port::reserve());
     let url = format!("client://{}/{}?mode=1", port.addr(), target.addr());
-    let client = Launch::new([url]).descriptors(FEW).start();
+    let client = Launch::new([url]).under(FEW).start();
     until_listening(port.addr());
     let talking = users::connect(port.addr());
     users::echo(&talking, b"hello").unwrap();
@@ -117,7 +117,7 @@ fn a_forwarder_with_few_descriptors_outlives_a_flood_of_users() {
 #[test]
 fn a_master_with_few_descriptors_outlives_a_flood_of_callers() {
     let (target, port) = (Target::echo(), Port::reserve());
-    let master = master::Setup::default().descriptors(FEW).start();
+    let master = master::Setup::default().under(FEW).start();
     let url = format!("client://{}/{}?mode=1", port.addr(), target.addr());
     let id = master.api.create_id(&url);
     master.api.until_status(&id, "running");
