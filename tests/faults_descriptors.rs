@@ -61,6 +61,7 @@ fn survives_a_flood(process: &Process, addr: SocketAddr, talking: &TcpStream, wh
     let left = || tcp_sockets(process.id());
     assert!(back.is_some(), "{what}: {before} before: {:#?}", left());
     // At most: each of two listeners pauses and runs short, and so do dials.
+    process.line_with(&["WARN"], secs(10));
     let complaints = process.complaints();
     assert!(
         (1..=5).contains(&complaints.len()),
@@ -147,6 +148,7 @@ fn a_master_with_few_descriptors_outlives_a_flood_of_callers() {
         (descriptors(process.id()) <= before + 4).then_some(())
     });
     assert!(back.is_some(), "{:#?}", tcp_sockets(process.id()));
+    process.line_with(&["WARN"], secs(10));
     let complaints = process.complaints();
     assert!((1..=3).contains(&complaints.len()), "{complaints:#?}");
 }

@@ -7,6 +7,7 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::support::api::id;
+use crate::support::binary::Process;
 use crate::support::master::{self, Master, SERVER};
 use crate::support::scratch::Scratch;
 use crate::support::tools::program;
@@ -117,9 +118,7 @@ fn changes_are_refused_until_there_is_room(trouble: Trouble) {
     // What needs no disk works.
     api.act(&first, "restart");
     api.until_status(&first, "running");
-    let complaints = disk.master.process.complaints();
-    assert_eq!(complaints.len(), 1, "{complaints:#?}");
-    assert!(complaints[0].contains("state: cannot be saved"));
+    complains_once(&disk.master.process);
 
     disk.end(trouble);
     api.patch(&first, &json!({ "alias": "after" }));
@@ -143,6 +142,13 @@ fn on_a_full_disk_changes_are_refused_until_there_is_room() {
 #[test]
 fn on_a_disk_that_became_read_only_changes_are_refused_until_it_is_writable() {
     changes_are_refused_until_there_is_room(Trouble::ReadOnly);
+}
+
+/// However many changes it refused.
+fn complains_once(master: &Process) {
+    master.line_with(&["ERROR", "state: cannot be saved"], secs(10));
+    let complaints = master.complaints();
+    assert_eq!(complaints.len(), 1, "{complaints:#?}");
 }
 
 /// A service that runs as an ordinary user, whose directory somebody closed.
@@ -179,7 +185,7 @@ fn in_a_directory_that_was_closed_changes_are_refused_until_it_is_open() {
         assert!(answer.text().to_lowercase().contains("permission denied"));
     }
     assert_eq!(master.saved(), before);
-    assert_eq!(master.process.complaints().len(), 1);
+    complains_once(&master.process);
 
     set_mode(master.scratch.path(), 0o700);
     until("a change is saved", secs(10), || {

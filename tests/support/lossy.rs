@@ -115,8 +115,10 @@ impl Lossy {
 
     /// From now on so many of a hundred packets are lost, and each takes so long one way.
     pub(crate) fn behave(&mut self, percent: u8, delay: Duration) {
+        // In one piece: the other side takes what it reads for a line.
+        let line = format!("{percent} {}\n", delay.as_secs_f32());
         let pipe = self.link.stdin.as_mut().unwrap();
-        writeln!(pipe, "{percent} {}", delay.as_secs_f32()).unwrap();
+        pipe.write_all(line.as_bytes()).unwrap();
     }
 }
 
