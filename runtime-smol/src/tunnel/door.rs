@@ -18,13 +18,14 @@ use protocol::limits;
 use protocol::proof::{self, DataSecret};
 use protocol::terms::{Fingerprint, Generation};
 use protocol::wire::preface::{self, Preface};
-use smol::channel::{Receiver, Sender};
+use smol::channel::Sender;
 use smol::future::{FutureExt as _, pending};
 use smol::io::{AsyncRead, AsyncReadExt as _};
 
 use super::Shared;
-use super::hub::{DoorEvent, Msg, Order, cut};
+use super::hub::{DoorEvent, Msg};
 use super::keys::Keys;
+use super::leash::Orders;
 use crate::clock::{Clock, until};
 use crate::net::Stream;
 use crate::tls::ServerTls;
@@ -62,14 +63,14 @@ impl Door {
         conn: ConnId,
         socket: Async<TcpStream>,
         (from, expected): (SocketAddr, Expected),
-        orders: Receiver<Order>,
+        orders: Orders,
     ) {
         let too_late = async {
             Timer::after(self.shared.config.env.handshake_timeout).await;
             Err(Unwelcome::TooLate)
         };
         let dropped = async {
-            cut(&orders).await;
+            orders.cut().await;
             Ok(None)
         };
         // Boxed: a TLS handshake's state is large, and the task outlives it.

@@ -12,8 +12,9 @@ use protocol::wire::launch::Status;
 use smol::future::FutureExt as _;
 
 use super::super::door::send_refusal;
-use super::super::hub::{DoorEvent, Leash};
+use super::super::hub::DoorEvent;
 use super::super::idle;
+use super::super::leash::Leash;
 use super::Server;
 use crate::net::Stream;
 
