@@ -24,7 +24,7 @@ use crate::report::{FAILURE, MISUSE};
 /// The allocator of glibc keeps what a burst of users needed: it gives back the end of its heap only,
 /// and there is always a living connection near it. This one gives back every page that is free. Its
 /// settings are in `.cargo/config.toml`.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[cfg(all(feature = "jemalloc", target_os = "linux", target_env = "gnu"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

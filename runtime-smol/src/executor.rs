@@ -178,6 +178,8 @@ impl Runtime {
 
     /// Drives `main` and the control executor on this thread until `main` is done.
     pub fn block_on<T>(&self, main: impl Future<Output = T>) -> T {
+        // Boxed: each layer around it would hold it once more, on a stack that never shrinks.
+        let main = Box::pin(main);
         let before = HERE.replace(Here::Control(self.relays.clone()));
         let done = async_io::block_on(self.control.run(when_woken(main)));
         HERE.set(before);

@@ -19,7 +19,7 @@ use protocol::terms::{Flow, InstanceId};
 use protocol::time::{Instant, earliest};
 use protocol::wire::signal::Signal;
 use protocol::{ingress, roster};
-use smol::channel::{Receiver, Sender, bounded};
+use smol::channel::{Receiver, Sender};
 use smol::future::{FutureExt as _, yield_now};
 
 use self::entrance::Entrance;
@@ -29,6 +29,7 @@ use super::connect::{Connected, Connector};
 use super::control::{self, Control};
 use super::hub::{self, Msg, Turns};
 use super::keys::Keys;
+use super::leash::leash;
 use super::users::Listeners;
 use super::waiting::Waiting;
 use super::{Shared, TunnelError, goodbye};
@@ -371,7 +372,7 @@ impl Client {
 
     fn dial(&mut self, conn: ConnId) {
         let Some(up) = &mut self.up else { return };
-        let (leash, orders) = bounded(hub::ORDERS);
+        let (leash, orders) = leash();
         up.dialled(conn, leash);
         let opening = Opening {
             conn,

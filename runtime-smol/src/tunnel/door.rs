@@ -19,13 +19,14 @@ use protocol::proof::{self, DataSecret};
 use protocol::terms::{Fingerprint, Generation};
 use protocol::time::Instant;
 use protocol::wire::preface::{self, Preface};
-use smol::channel::{Receiver, Sender};
+use smol::channel::Sender;
 use smol::future::{FutureExt as _, pending};
 use smol::io::{AsyncRead, AsyncReadExt as _};
 
 use super::Shared;
-use super::hub::{DoorEvent, Msg, Order, cut};
+use super::hub::{DoorEvent, Msg};
 use super::keys::Keys;
+use super::leash::Orders;
 use crate::clock::{Clock, until};
 use crate::executor;
 use crate::net::Stream;
@@ -77,7 +78,7 @@ impl Door {
         conn: ConnId,
         caller: Caller,
         expected: Expected,
-        orders: Receiver<Order>,
+        orders: Orders,
     ) {
         let (from, deadline) = (caller.from, caller.deadline);
         let too_late = async {
@@ -85,7 +86,7 @@ impl Door {
             Err(Unwelcome::TooLate)
         };
         let dropped = async {
-            cut(&orders).await;
+            orders.cut().await;
             Ok(None)
         };
         // Boxed: a TLS handshake's state is large, and the task outlives it.

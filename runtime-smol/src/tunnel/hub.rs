@@ -13,9 +13,8 @@ use protocol::id::{ConnId, LinkId};
 use protocol::proof::DataSecret;
 use protocol::session;
 use protocol::time::Instant;
-use protocol::wire::launch::Launch;
 use protocol::wire::preface::Preface;
-use smol::channel::{Receiver, Sender};
+use smol::channel::Receiver;
 use smol::future::yield_now;
 use smol::stream::Stream as _;
 
@@ -111,20 +110,6 @@ pub(super) enum DoorEvent {
     Ended,
 }
 
-/// What a hub says to the task of a data connection, or to one in handshake. Dropping the sender
-/// ends the task: gently if it is idle.
-#[derive(Debug)]
-pub(super) enum Order {
-    /// Launch this user on the connection.
-    Launch(Box<User>),
-    /// The peer launched this user on it, by a signal.
-    Serve(Launch),
-    /// Judge what it showed before a launch.
-    Judge,
-    /// The peer wants it for another user: end what is served on it.
-    End,
-}
-
 /// Lets other tasks run now and then: async-io never yields while there is work.
 #[derive(Debug, Default)]
 pub(super) struct Turns(u32);
@@ -137,17 +122,6 @@ impl Turns {
             yield_now().await;
         }
     }
-}
-
-/// Orders that wait for a task: a judgement, a launch, and the end of what it served.
-pub(super) const ORDERS: usize = 3;
-
-/// A hub's hold on a task.
-pub(super) type Leash = Sender<Order>;
-
-/// Waits until the leash is cut; a stray order is ignored.
-pub(super) async fn cut(orders: &Receiver<Order>) {
-    while orders.recv().await.is_ok() {}
 }
 
 /// The next message, or `None` when the deadline has come. The hub itself holds a sender, so the

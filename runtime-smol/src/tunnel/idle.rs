@@ -13,13 +13,14 @@ use std::time::Duration;
 use async_io::Timer;
 use protocol::id::ConnId;
 use protocol::wire::launch::{BadLaunch, Launch, Status, WhileIdle};
-use smol::channel::{Receiver, Sender};
+use smol::channel::Sender;
 use smol::future::FutureExt as _;
 use smol::io::{AsyncRead as _, AsyncWriteExt as _};
 use socket2::SockRef;
 
 use super::Shared;
-use super::hub::{Msg, Order};
+use super::hub::Msg;
+use super::leash::{Order, Orders};
 use super::slots::Slot;
 use super::user::User;
 use super::{egress, launch};
@@ -38,7 +39,7 @@ const READ: usize = 2048;
 pub(super) struct DataConn {
     pub(super) conn: ConnId,
     pub(super) stream: Stream,
-    pub(super) orders: Receiver<Order>,
+    pub(super) orders: Orders,
     pub(super) fate: Arc<Fate>,
     pub(super) shared: Arc<Shared>,
     pub(super) hub: Sender<Msg>,
@@ -79,7 +80,7 @@ impl DataConn {
     pub(super) async fn at_egress(mut self) {
         let launched = {
             let cut = async {
-                super::hub::cut(&self.orders).await;
+                self.orders.cut().await;
                 Ok(None)
             };
             let timeout = self.shared.config.env.handshake_timeout;
@@ -110,10 +111,10 @@ impl DataConn {
     async fn watch(&mut self) -> Seen {
         let Self { stream, orders, .. } = self;
         let order = async {
-            match orders.recv().await {
-                Ok(Order::Launch(user)) => Seen::User(user),
+            match orders.next().await {
+                Some(Order::Launch(user)) => Seen::User(user),
                 // The others are for numbered connections.
-                Ok(Order::Serve(_) | Order::Judge | Order::End) | Err(_) => Seen::Cut,
+                Some(Order::Serve(_) | Order::Judge | Order::End) | None => Seen::Cut,
             }
         };
         let bytes = poll_fn(|cx| {
@@ -140,8 +141,7 @@ impl DataConn {
     async fn lost(&self, withdrawn: bool) {
         self.tell(Msg::Lost(self.conn, withdrawn)).await;
         // A launch that crossed the end was never written: it goes to another connection.
-        self.orders.close();
-        while let Ok(order) = self.orders.try_recv() {
+        for order in self.orders.end() {
             if let Order::Launch(user) = order {
                 self.tell(Msg::Again(user)).await;
             }

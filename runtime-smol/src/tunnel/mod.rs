@@ -21,6 +21,7 @@ mod hub;
 mod idle;
 mod keys;
 mod launch;
+mod leash;
 mod numbered;
 mod report;
 mod rotation;

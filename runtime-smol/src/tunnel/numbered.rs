@@ -12,7 +12,7 @@ use protocol::wire::launch::Launch;
 use protocol::wire::signal::Signal;
 use smol::channel::Sender;
 
-use super::hub::{Leash, Order};
+use super::leash::{Leash, Order};
 
 /// One session's numbered data connections.
 #[derive(Debug)]
@@ -117,21 +117,21 @@ impl Numbered {
                 Output::Serve { conn, launch } => {
                     if let Some(leash) = self.leashes.remove(&conn) {
                         // The task has ended this moment, if it does not take the order.
-                        leash.try_send(Order::Serve(launch)).ok();
+                        leash.give(Order::Serve(launch)).ok();
                         self.serving.insert(conn, leash);
                     }
                     tell(Change::Taken(conn));
                 }
                 Output::Judge(conn) => {
                     if let Some(leash) = self.leashes.get(&conn) {
-                        leash.try_send(Order::Judge).ok();
+                        leash.give(Order::Judge).ok();
                     }
                 }
                 Output::Claim(conn) => tell(Change::Taken(conn)),
                 Output::Close(conn) => {
                     self.leashes.remove(&conn);
                     if let Some(leash) = self.serving.remove(&conn) {
-                        leash.try_send(Order::End).ok();
+                        leash.give(Order::End).ok();
                     }
                     tell(Change::Closed(conn));
                 }
@@ -158,9 +158,9 @@ mod tests {
     use protocol::dialect::{Check, Dialect};
     use protocol::limits::CHECK_TICK;
     use protocol::terms::Transport;
-    use smol::channel::{Receiver, bounded};
+    use smol::channel::bounded;
 
-    use super::super::hub::ORDERS;
+    use super::super::leash::{Orders, leash};
     use super::*;
 
     const LEAF: Fingerprint = Fingerprint([7; 32]);
@@ -175,11 +175,11 @@ mod tests {
     }
 
     /// Adds connections with the ids 1 to `n`, and gives the orders for them.
-    fn fill<const N: usize>(numbered: &mut Numbered) -> [Receiver<Order>; N] {
+    fn fill<const N: usize>(numbered: &mut Numbered) -> [Orders; N] {
         let mut number = 0_u32;
         [(); N].map(|()| {
             number += 1;
-            let (leash, orders) = bounded(ORDERS);
+            let (leash, orders) = leash();
             let named = (ConnId::from_number(u64::from(number)), DataId(number));
             numbered.add(Instant::default(), named, Some(LEAF), leash);
             orders
@@ -231,8 +231,8 @@ mod tests {
         let (id, launch) = (DataId(1), launch());
         numbered.handle_input(Instant::default(), Input::Launch { id, launch });
         assert_eq!(settle(&mut numbered, &inbox), [Change::Taken(conn(1))]);
-        assert!(matches!(first.try_recv(), Ok(Order::Serve(_))));
-        assert!(!second.is_closed());
+        assert!(matches!(first.take(), Some(Order::Serve(_))));
+        assert!(!second.is_cut());
         assert_eq!(numbered.len(), 1);
     }
 
@@ -248,10 +248,10 @@ mod tests {
         assert_eq!(settle(&mut numbered, &inbox).len(), 3);
         drop(numbered);
         for orders in [&first, &second] {
-            assert!(matches!(orders.try_recv(), Ok(Order::Serve(_))));
+            assert!(matches!(orders.take(), Some(Order::Serve(_))));
         }
-        assert!(matches!(first.try_recv(), Ok(Order::End)));
-        assert!(second.try_recv().is_err());
+        assert!(matches!(first.take(), Some(Order::End)));
+        assert!(second.take().is_none());
     }
 
     #[test]
@@ -262,10 +262,10 @@ mod tests {
         let now = Instant::default();
         let (id, fp) = (DataId(2), Some(LEAF));
         numbered.handle_input(now, Input::Verify { id, fp });
-        let (leash, orders) = bounded(ORDERS);
+        let (leash, orders) = leash();
         numbered.add(now, (conn(2), id), fp, leash);
         assert_eq!(settle(&mut numbered, &inbox), [Change::Closed(conn(2))]);
-        assert!(!numbered.is_free(conn(2)) && orders.is_closed());
+        assert!(!numbered.is_free(conn(2)) && orders.is_cut());
         assert!(numbered.is_free(conn(1)));
     }
 
@@ -279,10 +279,10 @@ mod tests {
         assert_eq!(settle(&mut numbered, &inbox), [Change::Taken(conn(2))]);
         let (id, fp) = (DataId(2), Some(LEAF));
         assert_eq!(told.try_recv(), Ok(Signal::Verify { id, fp }));
-        assert!(!second.is_closed());
+        assert!(!second.is_cut());
         numbered.handle_input(now, Input::Early(conn(2)));
         assert_eq!(settle(&mut numbered, &inbox), [Change::Closed(conn(2))]);
-        assert!(second.is_closed() && !first.is_closed());
+        assert!(second.is_cut() && !first.is_cut());
     }
 
     #[test]
@@ -295,10 +295,10 @@ mod tests {
         numbered.handle_input(now, Input::Verify { id, fp });
         let changes = settle(&mut numbered, &inbox);
         assert_eq!(changes, [Change::Closed(conn(1)), Change::Mismatched]);
-        assert!(first.is_closed());
+        assert!(first.is_cut());
         numbered.handle_input(now, Input::Flushed);
         assert_eq!(settle(&mut numbered, &inbox), [Change::Closed(conn(2))]);
-        assert!(second.is_closed());
+        assert!(second.is_cut());
         assert_eq!(numbered.len(), 0);
     }
 }

@@ -9,12 +9,13 @@ use async_io::Timer;
 use protocol::id::ConnId;
 use protocol::wire::datagram::Form;
 use protocol::wire::launch::Launch;
-use smol::channel::{Receiver, Sender};
+use smol::channel::Sender;
 use smol::future::{FutureExt as _, pending};
 use smol::io::AsyncWriteExt as _;
 
 use super::Shared;
-use super::hub::{Msg, Order};
+use super::hub::Msg;
+use super::leash::{Order, Orders};
 use super::slots::Slot;
 use crate::net::Stream;
 use crate::relay::tcp::Initial;
@@ -40,7 +41,7 @@ pub(super) struct Served {
 #[derive(Debug)]
 pub(super) struct InUse {
     pub(super) conn: ConnId,
-    pub(super) orders: Receiver<Order>,
+    pub(super) orders: Orders,
     pub(super) hub: Sender<Msg>,
 }
 
@@ -48,14 +49,14 @@ impl InUse {
     /// Waits until the peer wants the connection for another user.
     async fn reused(&self) -> Ended {
         loop {
-            match self.orders.recv().await {
-                Ok(Order::End) => {
+            match self.orders.next().await {
+                Some(Order::End) => {
                     let why = io::Error::other("used for another user");
                     return Ended::Failed(End::Peer, why);
                 }
-                Ok(Order::Launch(_) | Order::Serve(_) | Order::Judge) => {}
+                Some(Order::Launch(_) | Order::Serve(_) | Order::Judge) => {}
                 // The session has ended, the relay goes on.
-                Err(_) => return pending().await,
+                None => return pending().await,
             }
         }
     }

@@ -19,15 +19,16 @@ use protocol::roster;
 use protocol::terms::Flow;
 use protocol::time::{Instant, earliest};
 use protocol::wire::signal::Signal;
-use smol::channel::{Receiver, Sender, bounded};
+use smol::channel::{Receiver, Sender};
 use smol::future::{FutureExt as _, yield_now};
 
 use self::door::HalfOpen;
 use self::sessions::{Announced, Link};
 use super::door::{Caller, Door};
 use super::gate::{self, Gate, Pass};
-use super::hub::{self, Leash, Msg, Turns};
+use super::hub::{self, Msg, Turns};
 use super::keys::Keys;
+use super::leash::{Leash, leash};
 use super::numbered::Change;
 use super::rotation::Rotation;
 use super::shared::Held;
@@ -200,7 +201,7 @@ impl Server {
         pass: Pass,
     ) {
         let conn = self.endpoint.next_conn();
-        let (leash, orders) = bounded(1);
+        let (leash, orders) = leash();
         self.half_open
             .insert(conn, HalfOpen::Handshake { _leash: leash });
         self.endpoint.handle_input(

@@ -7,10 +7,9 @@ use protocol::ingress::{Config, Ingress, Input, Output};
 use protocol::limits;
 use protocol::time::Instant;
 use protocol::wire::launch::Launch;
-use smol::channel::TrySendError;
 
 use super::Shared;
-use super::hub::{Leash, Order};
+use super::leash::{Leash, Order};
 use super::user::User;
 use crate::clock::Clock;
 
@@ -147,7 +146,7 @@ impl Waiting {
         };
         let order = Order::Launch(user);
         let refused = match self.leashes.remove(&conn) {
-            Some(leash) => leash.try_send(order).map_err(TrySendError::into_inner),
+            Some(leash) => leash.give(order),
             None => Err(order),
         };
         // The connection ended this moment, so nothing was written on it: the user needs another.

@@ -6,13 +6,14 @@ use protocol::dialect::ControlOn;
 use protocol::handshake::legacy::Peer;
 use protocol::id::ConnId;
 use protocol::terms::{DataId, Flow};
-use smol::channel::{Receiver, Sender};
+use smol::channel::Sender;
 
 use super::super::Shared;
 use super::super::data::{ClientSession, DataError, Number, Opened};
-use super::super::hub::{Msg, Order, cut};
+use super::super::hub::Msg;
 use super::super::idle::DataConn;
 use super::super::idle::numbered::NumberedConn;
+use super::super::leash::Orders;
 
 /// A data connection to be opened, and whom to tell.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub(super) struct Opening {
     pub(super) conn: ConnId,
     pub(super) session: Arc<ClientSession>,
     pub(super) flow: Flow,
-    pub(super) orders: Receiver<Order>,
+    pub(super) orders: Orders,
     pub(super) shared: Arc<Shared>,
     pub(super) hub: Sender<Msg>,
 }
@@ -78,7 +79,7 @@ impl Opening {
     async fn open(&self) -> Result<Opened, Msg> {
         let dial = async { Some(self.session.data(&self.shared).await) };
         let cut = async {
-            cut(&self.orders).await;
+            self.orders.cut().await;
             None
         };
         let error = match smol::future::or(dial, cut).await {

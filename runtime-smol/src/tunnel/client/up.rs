@@ -15,7 +15,7 @@ use smol::channel::Sender;
 
 use super::super::connect::Connected;
 use super::super::data::{ClientSession, Number};
-use super::super::hub::Leash;
+use super::super::leash::Leash;
 use super::super::numbered::{Change, Numbered};
 use super::super::waiting::{Told, Waiting};
 use crate::net::Stream;

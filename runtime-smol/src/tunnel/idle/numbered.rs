@@ -10,7 +10,8 @@ use smol::future::{FutureExt as _, pending};
 use smol::io::AsyncWriteExt as _;
 use socket2::SockRef;
 
-use super::super::hub::{Msg, Order};
+use super::super::hub::Msg;
+use super::super::leash::Order;
 use super::super::{egress, launch};
 use super::{DataConn, last_words, read_some};
 use crate::net::allow_pauses;
@@ -73,7 +74,7 @@ impl NumberedConn {
         let (mut early, mut ended) = (false, false);
         loop {
             let DataConn { stream, orders, .. } = &mut self.data;
-            let order = async { orders.recv().await.map_or(Wake::Cut, Wake::Order) };
+            let order = async { orders.next().await.map_or(Wake::Cut, Wake::Order) };
             let room = if ended { 0 } else { held.room() };
             let bytes = async {
                 match room {

@@ -12,12 +12,12 @@ use protocol::id::ConnId;
 use protocol::terms::Flow;
 use protocol::time::Instant;
 use protocol::wire::launch::Status;
-use smol::channel::bounded;
 use smol::future::FutureExt as _;
 
 use super::super::door::{Caller, send_refusal};
-use super::super::hub::{DoorEvent, Leash};
+use super::super::hub::DoorEvent;
 use super::super::idle;
+use super::super::leash::{Leash, leash};
 use super::Server;
 use crate::net::Stream;
 
@@ -126,7 +126,7 @@ impl Server {
 
     /// One that was silent goes on being so: there is no room for it, and it may be no data connection.
     pub(super) fn wait(&mut self, conn: ConnId) {
-        let (leash, orders) = bounded(1);
+        let (leash, orders) = leash();
         let Some(known) = self.half_open.get_mut(&conn) else {
             return;
         };

@@ -13,13 +13,13 @@ use protocol::wire::http::Params;
 use protocol::wire::launch::Launch;
 use protocol::wire::signal::Signal;
 use protocol::{ingress, roster, session};
-use smol::channel::{Sender, bounded};
+use smol::channel::Sender;
 
 use super::super::control::{self, Control};
 use super::super::door::Caller;
-use super::super::hub::ORDERS;
 use super::super::idle::numbered::NumberedConn;
 use super::super::idle::{self, DataConn};
+use super::super::leash::leash;
 use super::super::numbered::Numbered;
 use super::Server;
 use super::door::HalfOpen;
@@ -247,7 +247,7 @@ impl Server {
         let Some(numbered) = &mut owner.numbered else {
             return;
         };
-        let (leash, orders) = bounded(ORDERS);
+        let (leash, orders) = leash();
         let data = NumberedConn {
             data: DataConn {
                 conn,
@@ -284,7 +284,7 @@ impl Server {
         let Some(fate) = self.links.get(&link).map(|link| Arc::clone(&link.fate)) else {
             return;
         };
-        let (leash, orders) = bounded(1);
+        let (leash, orders) = leash();
         let data = DataConn {
             conn,
             stream,
