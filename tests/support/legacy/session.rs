@@ -105,7 +105,9 @@ impl Session {
     /// How its relays end.
     pub(crate) fn ending(&self) -> Ending {
         if self.script.generation == Generation::Classic {
-            Ending::Idle((self.script.interval * 4).max(Duration::from_secs(4)))
+            // Who wants to use a connection again must be done with it before the other side is.
+            let intervals = if self.script.quirks.reuse { 3 } else { 4 };
+            Ending::Idle((self.script.interval * intervals).max(Duration::from_secs(4)))
         } else {
             Ending::HalfClose
         }
