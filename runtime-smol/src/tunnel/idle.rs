@@ -14,7 +14,7 @@ use async_io::Timer;
 use protocol::id::ConnId;
 use protocol::wire::launch::{BadLaunch, Launch, Status, WhileIdle};
 use smol::channel::Sender;
-use smol::future::FutureExt as _;
+use smol::future::{FutureExt as _, yield_now};
 use smol::io::{AsyncRead as _, AsyncWriteExt as _};
 use socket2::SockRef;
 
@@ -165,7 +165,11 @@ pub(super) async fn last_words(stream: &mut Stream, words: &[u8]) {
     let goodbye = async {
         stream.write_all(words).await?;
         stream.close().await?;
-        while !read_some(stream, READ).await?.is_empty() {}
+        // Under TLS a peer that goes on talking is always ready to be read: neither the deadline nor
+        // other tasks would have a turn.
+        while !read_some(stream, READ).await?.is_empty() {
+            yield_now().await;
+        }
         Ok::<(), io::Error>(())
     };
     let too_late = async {
@@ -248,11 +252,14 @@ async fn read_some(stream: &mut Stream, most: usize) -> io::Result<Vec<u8>> {
 mod tests {
     use std::io::Write as _;
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::pin::pin;
 
     use async_io::Async;
     use protocol::limits::EARLY_BYTES;
+    use smol::future::poll_once;
 
     use super::*;
+    use crate::relay::testing::tls;
 
     /// A write of `len` bytes that has arrived, seen from the other end.
     async fn arrived(len: usize) -> (Stream, TcpStream) {
@@ -295,6 +302,24 @@ mod tests {
             );
             let end = read_some(&mut stream, EARLY_BYTES).await.unwrap();
             assert!(end.is_empty());
+        });
+    }
+
+    #[test]
+    fn whoever_goes_on_talking_keeps_nobody_from_having_a_turn() {
+        smol::block_on(async {
+            let (mut talks, mut leaves) = tls().await;
+            talks.write_all(&[7; 4 * READ]).await.unwrap();
+            talks.flush().await.unwrap();
+            let mut all = [0; 4 * READ];
+            while leaves.socket().peek(&mut all).await.unwrap() < all.len() {}
+            {
+                let leaving = pin!(last_words(&mut leaves, b"farewell"));
+                assert!(poll_once(leaving).await.is_none());
+            }
+            let rest = pin!(read_some(&mut leaves, EARLY_BYTES));
+            let rest = poll_once(rest).await.map(|rest| rest.unwrap().len());
+            assert_eq!(rest, Some(3 * READ));
         });
     }
 }

@@ -11,6 +11,7 @@ use super::hub::{Msg, Turns};
 use super::slots::Slot;
 use super::users::Listeners;
 use super::{Shared, TunnelError, egress, users};
+use crate::executor;
 use crate::net::{Acceptor, Stream};
 use crate::relay;
 use crate::relay::tcp::{FirstBytes, Initial};
@@ -125,6 +126,7 @@ async fn connect(
     let user = match tls {
         None => Stream::Plain(socket),
         Some(tls) => {
+            executor::stepped_aside().await;
             let too_late = async {
                 Timer::after(shared.config.env.handshake_timeout).await;
                 Err(std::io::ErrorKind::TimedOut.into())
