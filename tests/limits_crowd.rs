@@ -318,7 +318,7 @@ fn at_most_1024_launches_wait_for_their_connections() {
     unknown
         .take(1100)
         .for_each(|other| say(&control, &launch(other)));
-    until("those beyond 1024 are given up", secs(4), || {
+    until("those beyond 1024 are given up", secs(20), || {
         (given_up() >= 76).then_some(())
     });
     assert!(

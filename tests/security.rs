@@ -10,12 +10,13 @@ use crate::support::attacker::{
 };
 use crate::support::binary::Launch;
 use crate::support::certificates::Authority;
+use crate::support::course::at_once;
 use crate::support::cutter::{Cutter, Way};
 use crate::support::kernel::own_memory;
 use crate::support::peers::Target;
 use crate::support::ports::Port;
 use crate::support::scratch::Scratch;
-use crate::support::tunnel::{Flow, KEY, Setup};
+use crate::support::tunnel::{Flow, KEY, Pair, Setup};
 use crate::support::until::{millis, never, secs, until};
 use crate::support::users::{self, End};
 use crate::support::{noise, optimised};
@@ -107,8 +108,9 @@ fn wrong_keys_from_the_address_of_a_live_session_close_nothing() {
             });
         }
     });
+    // Four in a second, each a second late.
     assert!(
-        slow.elapsed() >= secs(1),
+        slow.elapsed() >= secs(2),
         "wrong proofs were answered after {:?}",
         slow.elapsed()
     );
@@ -261,6 +263,50 @@ fn a_preface_seen_on_the_way_cannot_be_used_again() {
         assert_refused("a stolen preface", &pair.tunnel, &up[..44]);
     }
     users::served(pair.users());
+}
+
+/// Whoever has seen a whole session says again what the client said, byte for byte.
+#[test]
+fn a_session_that_was_recorded_opens_nothing() {
+    let rows = [
+        (Flow::Reverse, 0),
+        (Flow::Reverse, 1),
+        (Flow::Forward, 0),
+        (Flow::Forward, 1),
+    ];
+    at_once(&rows, |&(flow, tls)| {
+        let target = Target::echo();
+        let mut pair = Setup::new(flow, tls, target.addr())
+            .server("proto=native")
+            .client("proto=native")
+            .through_cutter()
+            .start();
+        users::served(pair.users());
+        let cutter = pair.cutter();
+        // What was answered has been read, so the replay is not the first to arrive.
+        let answered =
+            (0..cutter.count()).filter(|&number| !cutter.recorded(number, Way::Down).is_empty());
+        let recording: Vec<Vec<u8>> = answered
+            .map(|number| cutter.recorded(number, Way::Up))
+            .collect();
+        assert!(recording.len() >= 2, "a control and a data connection");
+        let accepted = target.accepted();
+        let replay = |pair: &Pair| {
+            for said in &recording {
+                let mut thief = users::connect(pair.tunnel.addr());
+                // It may be closed before all is said.
+                drop(thief.write_all(said));
+                let end = users::end_of(&thief, secs(20));
+                assert_ne!(end, End::StillOpen, "{flow:?} tls={tls}");
+            }
+            assert_eq!(target.accepted(), accepted, "{flow:?} tls={tls}");
+            assert_eq!(pair.server.lines_with(&["session up"]).len(), 1);
+        };
+        replay(&pair);
+        pair.client.kill();
+        pair.server.remark(&["session ended"], secs(30));
+        replay(&pair);
+    });
 }
 
 #[test]

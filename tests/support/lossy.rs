@@ -55,7 +55,9 @@ impl Lossy {
     /// Makes it, with a link that loses nothing.
     pub(crate) fn make() -> Self {
         let mut holder = Command::new("unshare");
-        let holder = holder.args(["-n", "sleep", "1000"]).spawn().unwrap();
+        // It ends with this process, whatever becomes of that: then nobody can write to it.
+        let holder = holder.args(["-n", "cat"]).stdin(Stdio::piped());
+        let holder = holder.spawn().unwrap();
         let pid = holder.id();
         let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
         until("another namespace", secs(10), || {
