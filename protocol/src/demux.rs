@@ -43,6 +43,18 @@ pub enum Why {
     TimedOut,
 }
 
+impl Why {
+    /// What `proto` excludes, if that is why.
+    #[must_use]
+    pub const fn excluded(self) -> Option<Generation> {
+        match self {
+            Self::NotAllowed(generation) => Some(generation),
+            Self::NotClassic => Some(Generation::Classic),
+            Self::Unknown | Self::TimedOut => None,
+        }
+    }
+}
+
 /// Which silent connections are data connections of a live session of their address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {

@@ -174,9 +174,9 @@ impl Member {
         match step.await {
             Step::Over => {}
             Step::Panicked => {
-                drop(job);
                 self.group.panicked.store(true, Ordering::Release);
                 self.group.changed.notify(usize::MAX);
+                drop(job);
             }
             Step::Aside(to) => self.step_aside(&to, job),
         }

@@ -12,6 +12,7 @@
 
 use core::fmt;
 
+use super::legacy::Spoken;
 use crate::config::Generations;
 use crate::limits;
 use crate::terms::Generation;
@@ -52,6 +53,32 @@ impl fmt::Display for Attempt {
 
 /// The second protocol that a client offers in TLS.
 pub const ALPN_HTTP: &[u8] = b"http/1.1";
+
+/// The port at which a GET goes inside ordinary HTTPS (`wire.md` §3).
+pub const HTTPS_PORT: u16 = 443;
+
+/// How an attempt begins on its TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// With TLS, offering [`Attempt::alpn`] and taking any certificate for now.
+    Tls,
+    /// With this handshake, in the clear.
+    Clear(Spoken),
+}
+
+/// What is spoken inside TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inside {
+    /// The native handshake.
+    Native,
+    /// The handshake of a legacy generation.
+    Legacy {
+        /// Which.
+        spoken: Spoken,
+        /// Only if the certificate's chain and name are good.
+        verified: bool,
+    },
+}
 
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,15 +135,43 @@ impl Attempt {
         }
     }
 
-    /// What to speak after TLS; `None`: close the connection, the attempt failed.
+    /// How it begins at a server of this port.
     #[must_use]
-    pub fn inside_tls(self, alpn: Option<&[u8]>) -> Option<Generation> {
-        let Self::Tls { native, https } = self else {
-            return None;
+    pub const fn begin(self, port: u16) -> Begin {
+        match self {
+            Self::Tls { .. } => Begin::Tls,
+            Self::Http if port == HTTPS_PORT => Begin::Tls,
+            Self::Http => Begin::Clear(Spoken::Http),
+            Self::Classic => Begin::Clear(Spoken::Classic),
+        }
+    }
+
+    /// What to speak after TLS at a server of this port, which chose `alpn`, if `proto` is the
+    /// client's; `None`: close the connection, the attempt failed.
+    ///
+    /// A server that is not native may show any certificate. But port 443 promises ordinary HTTPS to
+    /// those who do not name `https` (`wire.md` §3, §4): no token is shown to a stranger there. A 2.0
+    /// server always chooses a protocol; one that chooses none there is a front end, and what stands
+    /// behind it speaks `http`.
+    #[must_use]
+    pub fn inside_tls(self, alpn: Option<&[u8]>, port: u16, proto: Generations) -> Option<Inside> {
+        let at_443 = port == HTTPS_PORT;
+        let ordinary = Inside::Legacy {
+            spoken: Spoken::Http,
+            verified: true,
+        };
+        let (native, https) = match self {
+            Self::Tls { native, https } => (native, https),
+            Self::Http => return at_443.then_some(ordinary),
+            Self::Classic => return None,
         };
         match alpn {
-            Some(crate::proof::ALPN) => native.then_some(Generation::Native),
-            Some(ALPN_HTTP) | None => https.then_some(Generation::Https),
+            Some(crate::proof::ALPN) => native.then_some(Inside::Native),
+            None if at_443 && proto.allows(Generation::Http) => Some(ordinary),
+            Some(ALPN_HTTP) | None => https.then_some(Inside::Legacy {
+                spoken: Spoken::Https,
+                verified: at_443 && !proto.names(Generation::Https),
+            }),
             Some(_) => None,
         }
     }
@@ -326,15 +381,35 @@ mod tests {
     #[test]
     fn what_was_negotiated_says_how_it_goes_on() {
         let native = Some(crate::proof::ALPN);
-        for (attempt, alpn, expected) in [
-            (BOTH, native, Some(Native)),
-            (BOTH, Some(ALPN_HTTP), Some(Https)),
-            (BOTH, None, Some(Https)),
-            (BOTH, Some(b"h2"), None),
-            (Probe::new(set(&[Native])).attempt(), None, None),
-            (Attempt::Http, native, None),
+        let get = Some(ALPN_HTTP);
+        let legacy = |spoken, verified| Some(Inside::Legacy { spoken, verified });
+        let only_native = Probe::new(set(&[Native])).attempt();
+        let auto = Generations::AUTO;
+        let named = set(&[Native, Https]);
+        for (attempt, alpn, port, proto, expected) in [
+            (BOTH, native, 443, auto, Some(Inside::Native)),
+            (BOTH, get, 1, auto, legacy(Spoken::Https, false)),
+            (BOTH, None, 1, auto, legacy(Spoken::Https, false)),
+            (BOTH, Some(&b"h2"[..]), 1, auto, None),
+            (only_native, None, 1, set(&[Native]), None),
+            (Attempt::Http, None, 1, auto, None),
+            // At port 443 a token is shown to strangers only if `https` is named.
+            (Attempt::Http, None, 443, auto, legacy(Spoken::Http, true)),
+            (BOTH, None, 443, auto, legacy(Spoken::Http, true)),
+            (BOTH, get, 443, auto, legacy(Spoken::Https, true)),
+            (BOTH, None, 443, named, legacy(Spoken::Https, false)),
+            (BOTH, get, 443, named, legacy(Spoken::Https, false)),
+            (only_native, None, 443, set(&[Native]), None),
         ] {
-            assert_eq!(attempt.inside_tls(alpn), expected);
+            assert_eq!(attempt.inside_tls(alpn, port, proto), expected);
+        }
+        for (attempt, port, expected) in [
+            (BOTH, 1, Begin::Tls),
+            (Attempt::Http, 443, Begin::Tls),
+            (Attempt::Http, 1, Begin::Clear(Spoken::Http)),
+            (Attempt::Classic, 443, Begin::Clear(Spoken::Classic)),
+        ] {
+            assert_eq!(attempt.begin(port), expected);
         }
         assert_eq!(BOTH.to_string(), "native or https");
         assert_eq!(BOTH.alpn(), [crate::proof::ALPN, ALPN_HTTP]);

@@ -33,6 +33,8 @@ use attempt::Attempt;
 
 /// How long a dial and a handshake may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Its server's; any but that of ordinary HTTPS.
+const PORT: u16 = 10101;
 
 pub(crate) struct Client {
     node: Node,

@@ -12,13 +12,13 @@ use async_io::{Async, Timer};
 use protocol::config::{Sni, Tunnel as Config};
 use protocol::dialect::{ControlOn, DataBy};
 use protocol::handshake::legacy::{AwaitAnswer, LegacyConfig, LegacyHandshake, Spoken};
-use protocol::handshake::probe::{Attempt, Outcome, answers_http};
+use protocol::handshake::probe::{Attempt, Begin, Inside, Outcome, answers_http};
 use protocol::handshake::{
     AwaitWelcome, ClientHandshake, ClientHandshakeConfig, Established, HandshakeError, Step,
 };
 use protocol::id::LinkId;
 use protocol::proof::{self, DataSecret};
-use protocol::terms::{DataTls, Generation, InstanceId};
+use protocol::terms::{DataTls, InstanceId};
 use rustls::pki_types::ServerName;
 use smol::future::FutureExt as _;
 use smol::io::AsyncWriteExt as _;
@@ -34,8 +34,6 @@ use crate::tls::{ClientTls, VerifyError, server_name, verify_chain};
 
 /// What this program calls itself in a `hello`.
 const AGENT: &str = concat!("nodepass/", env!("CARGO_PKG_VERSION"));
-/// The port at which a GET goes inside ordinary HTTPS.
-const HTTPS_PORT: u16 = 443;
 
 /// Why a session could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +64,14 @@ pub(super) enum ConnectError {
 }
 
 impl ConnectError {
+    /// Who may not see the token. A client that tried TLS of any kind could be content with less.
+    const fn of_stranger(attempt: Attempt, error: VerifyError) -> Self {
+        match attempt {
+            Attempt::Tls { .. } => Self::NoOrdinaryHttps(error),
+            Attempt::Http | Attempt::Classic => Self::Certificate(error),
+        }
+    }
+
     /// A server that closes at once is met as an end or as a reset, by chance.
     fn of_tls(attempt: Attempt, error: io::Error) -> Self {
         let closed = [
@@ -182,51 +188,24 @@ impl Connector {
         attempt: Attempt,
     ) -> Result<Agreed, ConnectError> {
         let config = &self.shared.config;
+        let port = config.tunnel.port;
+        if let Begin::Clear(spoken) = attempt.begin(port) {
+            return self.legacy(Stream::Plain(socket), spoken).await;
+        }
         let name = server_name(&config.sni, &config.tunnel.host, server);
-        match attempt {
-            Attempt::Tls { .. } => {
-                let stream = secured(socket, name, attempt).await?;
-                if attempt.inside_tls(stream.alpn()) == Some(Generation::Native) {
-                    self.native(stream).await
-                } else {
-                    self.get_inside_tls(stream, attempt).await
+        let stream = secured(socket, name, attempt).await?;
+        match attempt.inside_tls(stream.alpn(), port, config.proto) {
+            None => Err(ConnectError::OtherProtocol(attempt)),
+            Some(Inside::Native) => self.native(stream).await,
+            Some(Inside::Legacy { spoken, verified }) => {
+                if verified {
+                    // No token is shown to a stranger.
+                    let trusted = verify(config, &stream).await;
+                    trusted.map_err(|error| ConnectError::of_stranger(attempt, error))?;
                 }
+                self.legacy(stream, spoken).await
             }
-            Attempt::Http if config.tunnel.port == HTTPS_PORT => {
-                let stream = secured(socket, name, attempt).await?;
-                // No token is shown to a stranger.
-                verify(config, &stream).await?;
-                self.legacy(stream, Spoken::Http).await
-            }
-            Attempt::Http => self.legacy(Stream::Plain(socket), Spoken::Http).await,
-            Attempt::Classic => self.legacy(Stream::Plain(socket), Spoken::Classic).await,
         }
-    }
-
-    /// The GET inside the TLS of a server that is not native, which may show any certificate. But
-    /// port 443 promises ordinary HTTPS to those who do not name `https` (`wire.md` §3, §4): no token
-    /// is shown to a stranger there. A 2.0 server always picks a protocol; one that picks none there
-    /// is a front end, and what stands behind it speaks `http`.
-    async fn get_inside_tls(
-        &self,
-        stream: Stream,
-        attempt: Attempt,
-    ) -> Result<Agreed, ConnectError> {
-        let config = &self.shared.config;
-        let at_443 = config.tunnel.port == HTTPS_PORT;
-        let picked = stream.alpn();
-        let spoken = if at_443 && picked.is_none() && config.proto.allows(Generation::Http) {
-            Spoken::Http
-        } else if attempt.inside_tls(picked).is_some() {
-            Spoken::Https
-        } else {
-            return Err(ConnectError::OtherProtocol(attempt));
-        };
-        if at_443 && (spoken == Spoken::Http || !config.proto.names(Generation::Https)) {
-            let verified = verify(config, &stream).await;
-            verified.map_err(ConnectError::NoOrdinaryHttps)?;
-        }
-        self.legacy(stream, spoken).await
     }
 
     async fn native(&self, mut stream: Stream) -> Result<Agreed, ConnectError> {

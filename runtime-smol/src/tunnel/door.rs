@@ -105,10 +105,8 @@ impl Door {
 
     fn log(&self, from: SocketAddr, why: &Unwelcome) {
         let excluded = match why {
-            Unwelcome::Demux(Why::NotAllowed(generation)) => Some(*generation),
-            Unwelcome::Demux(Why::NotClassic) => Some(Generation::Classic),
-            Unwelcome::Demux(Why::Unknown | Why::TimedOut)
-            | Unwelcome::TooLate
+            Unwelcome::Demux(why) => why.excluded(),
+            Unwelcome::TooLate
             | Unwelcome::Io(_)
             | Unwelcome::Handshake(_)
             | Unwelcome::Preface(_) => None,

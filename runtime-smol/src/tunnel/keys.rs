@@ -7,7 +7,6 @@ use protocol::config::Generations;
 use protocol::handshake::legacy::LegacyKeys;
 use protocol::key::TunnelKey;
 use protocol::proof::PreKey;
-use protocol::terms::Generation;
 use protocol::wire::classic::BadKey;
 use smol::lock::{OnceCell, Semaphore};
 
@@ -43,12 +42,8 @@ impl Keys {
         proto: Generations,
     ) -> Result<Self, BadKey> {
         let legacy = LegacyKeys::new(key, default_port);
-        match legacy.check_classic() {
-            Err(bad) if proto.names(Generation::Classic) => return Err(bad),
-            Err(bad) if proto.allows(Generation::Classic) => {
-                tracing::info!("the generation classic is left out: {bad}");
-            }
-            Ok(()) | Err(_) => {}
+        if let Some(bad) = legacy.check(proto)? {
+            tracing::info!("the generation classic is left out: {bad}");
         }
         Ok(Self {
             native: Derived::of(key),
@@ -115,6 +110,8 @@ async fn in_turn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use protocol::terms::Generation;
 
     use super::*;
 

@@ -11,6 +11,7 @@ mod client;
 mod held;
 mod server;
 
+use crate::config::Generations;
 use crate::dialect::{Capabilities, Check, ControlOn, DataBy, Dialect, LaunchBy, Liveness};
 use crate::key::TunnelKey;
 use crate::limits;
@@ -47,15 +48,16 @@ impl LegacyKeys {
         }
     }
 
-    /// Whether the `classic` generation works with this key. If not, and `proto` names it, that is an
-    /// error at start; under `auto` it is left out, which is worth a line in the log.
+    /// Whether the keys fit the generations of `proto`. Where `classic` is merely allowed it is left out
+    /// if it does not work with this key; why is worth a line in the log.
     ///
     /// # Errors
-    /// [`BadKey`].
-    pub fn check_classic(&self) -> Result<(), BadKey> {
-        match &self.classic {
-            Ok(_) => Ok(()),
-            Err(bad) => Err(*bad),
+    /// `proto` names `classic`, which does not work with this key.
+    pub fn check(&self, proto: Generations) -> Result<Option<BadKey>, BadKey> {
+        match self.classic {
+            Err(bad) if proto.names(Generation::Classic) => Err(bad),
+            Err(bad) if proto.allows(Generation::Classic) => Ok(Some(bad)),
+            Ok(_) | Err(_) => Ok(None),
         }
     }
 

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use super::{LegacyKeys, Spoken};
+use crate::config::Generations;
 use crate::dialect::Dialect;
 use crate::handshake::HandshakeError;
 use crate::limits;
@@ -72,7 +73,7 @@ impl AwaitLegacy {
         let wait = match spoken {
             Spoken::Http | Spoken::Https => Wait::Head(Head::default()),
             Spoken::Classic => {
-                keys.check_classic()?;
+                keys.check(Generations::only(Generation::Classic))?;
                 Wait::Line(LineDecoder::new(limits::CLASSIC_LINE))
             }
         };

@@ -275,7 +275,11 @@ fn keys_without_a_user_name_differ_by_generation() {
 #[test]
 fn a_key_that_classic_cannot_speak_leaves_the_others_alone() {
     let keys = keys(&"k".repeat(37));
-    let error = keys.check_classic().unwrap_err();
+    let error = keys
+        .check(Generations::only(Generation::Classic))
+        .unwrap_err();
+    assert_eq!(keys.check(Generations::AUTO), Ok(Some(error)));
+    assert_eq!(keys.check(Generations::only(Generation::Http)), Ok(None));
     assert!(error.to_string().contains("37"));
     let now = Instant::default();
     assert_eq!(

@@ -1,15 +1,16 @@
 //! One attempt of a client to get a session, in the generation that is due.
 
-use protocol::handshake::legacy::{AwaitAnswer, LegacyConfig, LegacyHandshake, Spoken};
-use protocol::handshake::probe::{self, Outcome, Then};
+use protocol::config::Generations;
+use protocol::handshake::legacy::{AwaitAnswer, LegacyConfig, LegacyHandshake};
+use protocol::handshake::probe::{self, Begin, Inside, Outcome, Then};
 use protocol::handshake::{
     AwaitWelcome, ClientHandshake, ClientHandshakeConfig, Established, HandshakeError, Step,
 };
 use protocol::reconnect;
-use protocol::terms::{DataTls, Generation};
+use protocol::terms::DataTls;
 use protocol::time::{Duration, Instant};
 
-use super::{Client, PATIENCE};
+use super::{Client, PATIENCE, PORT};
 use crate::carrier::Ctx;
 use crate::net::{Layer, Read, Sock};
 use crate::node_server::legacy_keys;
@@ -106,17 +107,18 @@ impl Client {
             return;
         };
         let sock = attempt.sock;
-        let spoken = match (attempt.how, ctx.net.layer(sock)) {
-            (probe::Attempt::Http, _) => Some(Spoken::Http),
-            (probe::Attempt::Classic, _) => Some(Spoken::Classic),
-            (how, Layer::Tls(alpn)) => match how.inside_tls(alpn) {
-                Some(Generation::Https) => Some(Spoken::Https),
-                other => {
-                    assert_eq!(other, Some(Generation::Native));
-                    None
+        let spoken = match (attempt.how.begin(PORT), ctx.net.layer(sock)) {
+            (Begin::Clear(spoken), _) => Some(spoken),
+            (Begin::Tls, Layer::Tls(alpn)) => {
+                match attempt.how.inside_tls(alpn, PORT, Generations::AUTO) {
+                    Some(Inside::Legacy { spoken, .. }) => Some(spoken),
+                    other => {
+                        assert_eq!(other, Some(Inside::Native));
+                        None
+                    }
                 }
-            },
-            (_, Layer::Plain) => panic!("no tls where it is needed"),
+            }
+            (Begin::Tls, Layer::Plain) => panic!("no tls where it is needed"),
         };
         let (now, left) = (ctx.now, attempt.deadline.saturating_since(ctx.now));
         let mut out = Vec::new();
