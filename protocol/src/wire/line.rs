@@ -71,13 +71,6 @@ impl LineDecoder {
         }
         Some(line)
     }
-
-    /// Everything after the last line that was taken: what belongs to whoever reads next.
-    #[must_use]
-    pub fn into_rest(mut self) -> Vec<u8> {
-        self.buffer.drain(..self.start);
-        self.buffer
-    }
 }
 
 /// A line is longer than its limit.
@@ -105,7 +98,7 @@ mod tests {
             }
             assert!(decoder.buffer.len() < MAX);
         }
-        (lines, failed, decoder.into_rest())
+        (lines, failed, decoder.buffer)
     }
 
     fn whole(bytes: &[u8]) -> (Vec<Vec<u8>>, bool, Vec<u8>) {
@@ -138,14 +131,6 @@ mod tests {
         assert_eq!(decoder.poll_line().as_deref(), Some(&b"a"[..]));
         assert_eq!(decoder.poll_line().as_deref(), Some(&b"b"[..]));
         assert_eq!(decoder.poll_line(), None);
-    }
-
-    #[test]
-    fn the_rest_starts_after_the_last_line_taken() {
-        let mut decoder = LineDecoder::new(MAX);
-        decoder.feed(b"head\nbody\ntail").unwrap();
-        assert_eq!(decoder.poll_line().as_deref(), Some(&b"head"[..]));
-        assert_eq!(decoder.into_rest(), b"body\ntail");
     }
 
     proptest! {

@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
-use super::{LegacyKeys, Spoken};
+use super::{LegacyKeys, Spoken, first_line};
 use crate::config::Sni;
 use crate::handshake::{Established, HandshakeError, Step};
 use crate::limits;
@@ -102,10 +102,11 @@ impl AwaitAnswer {
     pub fn handle_bytes(mut self, bytes: &[u8]) -> Result<Step<Self, Established>, HandshakeError> {
         match self.wait {
             Wait::Line(ref mut line) => {
-                line.feed(bytes).map_err(|_| HandshakeError::TooLong)?;
+                let (first, rest) = first_line(bytes);
+                line.feed(first).map_err(|_| HandshakeError::TooLong)?;
                 match line.poll_line() {
                     None => Ok(Step::NeedsInput(self)),
-                    Some(line) => self.conclude_line(&line).map(Step::Done),
+                    Some(line) => self.conclude_line(&line, rest).map(Step::Done),
                 }
             }
             Wait::Head(ref mut head) => match head.feed(bytes)? {
@@ -182,19 +183,14 @@ impl AwaitAnswer {
         self.establish(params, Vec::new())
     }
 
-    fn conclude_line(self, line: &[u8]) -> Result<Established, HandshakeError> {
+    fn conclude_line(self, line: &[u8], rest: &[u8]) -> Result<Established, HandshakeError> {
         let cipher = self.keys.classic.as_ref().map_err(|bad| *bad)?;
         let (flow, tls) = cipher
             .decode_answer(line)
             .ok_or(HandshakeError::NotClassic)?;
         let max = limits::CLASSIC_MAX;
         let params = Params { flow, max, tls };
-        let mut this = self;
-        let rest = match core::mem::replace(&mut this.wait, Wait::Body(None, Vec::new())) {
-            Wait::Line(line) => line.into_rest(),
-            Wait::Head(_) | Wait::Body(..) => Vec::new(),
-        };
-        this.establish(params, rest)
+        self.establish(params, rest.to_vec())
     }
 
     fn establish(self, params: Params, rest: Vec<u8>) -> Result<Established, HandshakeError> {

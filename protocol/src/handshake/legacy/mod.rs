@@ -151,6 +151,13 @@ impl Spoken {
     }
 }
 
+/// The bytes up to the end of the first line, and those behind it, which are none of a handshake's
+/// business.
+fn first_line(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let end = bytes.iter().position(|&byte| byte == b'\n');
+    bytes.split_at(end.map_or(bytes.len(), |end| end + 1))
+}
+
 fn classic_dialect(cipher: Cipher) -> Dialect {
     Dialect {
         generation: Generation::Classic,

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{LegacyKeys, Spoken};
+use super::{LegacyKeys, Spoken, first_line};
 use crate::config::Generations;
 use crate::dialect::Dialect;
 use crate::handshake::HandshakeError;
@@ -96,9 +96,10 @@ impl AwaitLegacy {
                 Some(whole) => self.on_request(&whole.head),
             },
             Wait::Line(ref mut line) => {
-                let too_long = line.feed(bytes).is_err();
+                let (first, rest) = first_line(bytes);
+                let too_long = line.feed(first).is_err();
                 match line.poll_line() {
-                    Some(line) => self.on_line(&line),
+                    Some(line) => self.on_line(&line, rest),
                     None if too_long => Err(HandshakeError::NotClassic),
                     None => Ok(LegacyStep::NeedsInput(self)),
                 }
@@ -141,16 +142,9 @@ impl AwaitLegacy {
         }
     }
 
-    fn on_line(mut self, line: &[u8]) -> Result<LegacyStep, HandshakeError> {
+    fn on_line(self, line: &[u8], rest: &[u8]) -> Result<LegacyStep, HandshakeError> {
         match cipher(&self.keys)?.read_hello(line) {
-            Hello::Right => {
-                let wait = core::mem::replace(&mut self.wait, Wait::Head(Head::default()));
-                let rest = match wait {
-                    Wait::Line(line) => line.into_rest(),
-                    Wait::Head(_) => Vec::new(),
-                };
-                Ok(self.verified(rest))
-            }
+            Hello::Right => Ok(self.verified(rest.to_vec())),
             Hello::Wrong => Ok(LegacyStep::Refused {
                 answer: Vec::new(),
                 why: HandshakeError::WrongProof,

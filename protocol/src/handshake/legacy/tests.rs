@@ -253,6 +253,23 @@ fn a_classic_peer_may_speak_at_once_behind_its_line() {
 }
 
 #[test]
+fn what_is_behind_the_classic_line_is_not_judged_with_it() {
+    let (client, mut to_server) = start(Spoken::Classic, "KEY", DataTls::Plain);
+    let params = params(Flow::Reverse, DataTls::Plain);
+    let mut to_client = answer(Spoken::Classic, &to_server, &params);
+    let endless = [0; limits::CLASSIC_LINE + 1];
+    to_client.extend_from_slice(&endless);
+    assert_eq!(outcome(client, &[&to_client]).unwrap().rest, endless);
+
+    to_server.extend_from_slice(&endless);
+    let LegacyStep::Verified(client) = wait(Spoken::Classic).handle_bytes(&to_server).unwrap()
+    else {
+        panic!("not verified");
+    };
+    assert_eq!(client.rest, endless);
+}
+
+#[test]
 fn keys_without_a_user_name_differ_by_generation() {
     let key = TunnelKey::default_for(10101);
     let keys = LegacyKeys::new(&key, Some(10101));

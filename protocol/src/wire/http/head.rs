@@ -362,6 +362,8 @@ mod tests {
         }
         let endless = b"HTTP/1.1 200 OK\r\nContent-Length: 4097\r\n\r\n";
         assert_eq!(Answer::parse(endless), Err(BadHead::TooLong));
+        let longest = b"HTTP/1.1 200 OK\r\nContent-Length: 4096\r\n\r\n";
+        assert_eq!(Answer::parse(longest).unwrap().body, Some(4096));
     }
 
     #[test]
