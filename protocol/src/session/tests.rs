@@ -46,6 +46,23 @@ fn a_ping_is_answered_and_a_pong_gives_the_round_trip() {
 }
 
 #[test]
+fn an_answer_to_an_earlier_ping_is_no_round_trip() {
+    let mut session = open();
+    session.handle_timeout(at(5_000));
+    session.handle_input(
+        at(5_010),
+        Input::Control(b"{\"action\":\"pong\",\"seq\":1}\n"),
+    );
+    assert_eq!(drain(&mut session), [Output::Heard]);
+    session.handle_input(
+        at(5_020),
+        Input::Control(b"{\"action\":\"pong\",\"seq\":2}\n"),
+    );
+    let round_trip = Output::RoundTrip(Duration::from_millis(20));
+    assert_eq!(drain(&mut session), [Output::Heard, round_trip]);
+}
+
+#[test]
 fn three_silent_intervals_end_it_unclean() {
     let mut session = open();
     for millis in [5_000, 10_000] {
@@ -82,6 +99,7 @@ fn an_end_after_bye_is_clean_whoever_said_it() {
     ours.handle_input(at(1), Input::Send(bye()));
     ours.handle_input(at(2), Input::ControlEof);
     assert_eq!(drain(&mut ours), [Output::Closed(End::Graceful)]);
+    assert!(End::Graceful.is_clean());
 
     let mut theirs = open();
     let line = b"{\"action\":\"bye\",\"reason\":\"stop\",\"retry_ms\":200}\n";
@@ -125,6 +143,39 @@ fn a_peer_that_never_reads_is_paused_then_dropped() {
     }
 }
 
+/// Leaves `n` bytes for the peer.
+fn leave(session: &mut Session, n: usize) {
+    while session.control_out().len() < n {
+        session.handle_input(at(1), Input::Send(Signal::Flush));
+    }
+    session.control_sent(session.control_out().len() - n);
+}
+
+#[test]
+fn nothing_is_read_while_a_quarter_of_the_limit_is_unread() {
+    let mut session = open();
+    assert!(session.wants_control());
+    leave(&mut session, limits::CONTROL_BACKLOG / 4);
+    assert!(!session.wants_control());
+    session.control_sent(1);
+    assert!(session.wants_control());
+    session.handle_input(at(2), Input::ControlEof);
+    assert!(!session.wants_control(), "the end is final");
+}
+
+#[test]
+fn the_limit_itself_may_wait_for_a_peer() {
+    let mut session = open();
+    session.handle_input(at(1), Input::Send(Signal::Flush));
+    let line = session.control_out().len();
+    leave(&mut session, limits::CONTROL_BACKLOG - line);
+    session.handle_input(at(1), Input::Send(Signal::Flush));
+    assert_eq!(drain(&mut session), vec![]);
+    leave(&mut session, limits::CONTROL_BACKLOG - line + 1);
+    session.handle_input(at(1), Input::Send(Signal::Flush));
+    assert_eq!(drain(&mut session), [Output::Closed(End::Backlog)]);
+}
+
 #[test]
 fn a_peer_that_reads_all_but_a_byte_does_not_make_the_buffer_grow() {
     let mut session = open();
@@ -134,6 +185,8 @@ fn a_peer_that_reads_all_but_a_byte_does_not_make_the_buffer_grow() {
     }
     assert_eq!(drain(&mut session), vec![]);
     assert!(session.control.len() <= 2 * limits::CONTROL_BACKLOG);
+    session.control_sent(1);
+    assert!(session.control.is_empty(), "nothing of it is kept");
 }
 
 #[test]

@@ -203,6 +203,7 @@ mod tests {
         for (signal, line) in [
             (Signal::Ping { seq: None }, &b"\x20\x6a\x0a"[..]),
             (Signal::Pong { seq: None }, b"\x20\x6c\x0a"),
+            (Signal::Flush, b"\x20\x33\x0a"),
             (
                 launch(0x0a1b_2c3d, Transport::Tcp, ""),
                 b"\x2c\x2c\x33\x62\x32\x61\x31\x60\x30\x67\x20\x32\x0a",
@@ -285,6 +286,24 @@ mod tests {
         }
         for text in ["//?#0", "-#0", "//-#3", "//-"] {
             assert_eq!(cipher.decode_answer(&cipher.xor(text.as_bytes())), None);
+        }
+    }
+
+    #[test]
+    fn no_line_is_longer_than_the_limit_or_ends_early() {
+        let cipher = cipher();
+        let longest = [b'x'; limits::CLASSIC_LINE];
+        assert_eq!(cipher.decode_signal(&longest), Err(BadSignal::Malformed));
+        let longer = [b'x'; limits::CLASSIC_LINE + 1];
+        assert_eq!(cipher.decode_signal(&longer), Err(BadSignal::TooLong));
+        for (text, len) in [
+            ("x".repeat(limits::CLASSIC_LINE - 1), limits::CLASSIC_LINE),
+            ("x".repeat(limits::CLASSIC_LINE), 0),
+            // Is a line feed on the wire.
+            ("a\tb".into(), 0),
+        ] {
+            let out = written(|cipher, out| cipher.encode(&text, out));
+            assert_eq!(out.len(), len, "{text:?}");
         }
     }
 }

@@ -134,6 +134,7 @@ mod tests {
     fn texts_for_the_log_carry_no_control_characters() {
         assert_eq!(clip("a\nb\u{1b}[31mc\u{85}", 100), "ab[31mc");
         assert_eq!(clip("ééé", 5), "éé");
+        assert_eq!(clip("abc", 3), "abc");
         let list = ["ok", "", "two words", "quo\"te", "é"].map(ToString::to_string);
         assert_eq!(words(&list), ["ok"]);
     }
