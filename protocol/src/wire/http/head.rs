@@ -328,6 +328,15 @@ mod tests {
              Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n\
              Content-Length: 13\r\n\r\nUnauthorized\n"
         );
+        for (status, reason) in [(404, "404 Not Found"), (405, "405 Method Not Allowed")] {
+            out.clear();
+            encode_error(status, &mut out);
+            let text = core::str::from_utf8(&out).unwrap();
+            assert!(
+                text.starts_with(&format!("HTTP/1.1 {reason}\r\n")),
+                "{text}"
+            );
+        }
     }
 
     #[test]

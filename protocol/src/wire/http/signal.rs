@@ -254,6 +254,15 @@ mod tests {
     }
 
     #[test]
+    fn a_line_has_a_limit() {
+        let codec = codec(PrintForm::Pairs);
+        let longest = [b'!'; limits::CONTROL_LINE];
+        assert_eq!(codec.decode(&longest), Err(BadSignal::Malformed));
+        let longer = [b'!'; limits::CONTROL_LINE + 1];
+        assert_eq!(codec.decode(&longer), Err(BadSignal::TooLong));
+    }
+
+    #[test]
     fn what_the_peer_has_no_words_for_is_not_said() {
         let codec = codec(PrintForm::Pairs);
         assert_eq!(line(&codec, &Signal::Demand { n: 3 }), "");

@@ -270,6 +270,20 @@ mod tests {
     }
 
     #[test]
+    fn every_reason_to_refuse_has_a_word() {
+        for (reason, word) in [
+            (RefuseReason::Auth, "auth"),
+            (RefuseReason::Version, "version"),
+            (RefuseReason::Busy, "busy"),
+            (RefuseReason::Proto, "proto"),
+        ] {
+            assert_eq!(reason.as_str(), word);
+            assert_eq!(RefuseReason::from_wire(word), Some(reason));
+        }
+        assert_eq!(RefuseReason::from_wire("tired"), None);
+    }
+
+    #[test]
     fn golden_lines() {
         let hello = Hello {
             proof: Proof::from_hex(PROOF).unwrap(),
