@@ -54,7 +54,7 @@ fn goes_on_through_jumps(flow: Flow) {
         );
     }
     for process in [&pair.server, &pair.client] {
-        assert_eq!(process.lines_with(&["session up"]).len(), 1, "{flow:?}");
+        process.only_line_with(&["session up"]);
         assert_eq!(process.complaints(), Vec::<String>::new());
     }
 }

@@ -236,7 +236,7 @@ fn a_man_in_the_middle_of_tls_gets_into_no_native_tunnel() {
         never("a session with the man in the middle", secs(2), || {
             client.lines_with(&["session up"]).pop()
         });
-        assert_eq!(pair.server.lines_with(&["session up"]).len(), 1);
+        pair.server.only_line_with(&["session up"]);
         if flow == Flow::Forward {
             users::never_served(user.addr(), secs(1));
         }

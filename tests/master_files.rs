@@ -245,7 +245,7 @@ fn the_key_is_printed_when_it_is_made_and_at_no_other_time() {
         created.ends_with(&format!("API Key created: {key}")),
         "{created}"
     );
-    assert_eq!(master.process.lines_with(&[&key]).len(), 1);
+    master.process.only_line_with(&[&key]);
     master.stop_and_restart();
     master.api.create(SERVER);
     assert!(master.process.lines_with(&[&key]).is_empty());

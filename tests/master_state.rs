@@ -295,11 +295,7 @@ fn a_damaged_file_is_put_aside_and_the_one_before_is_used() {
             .collect();
         assert_eq!(aside.len(), 1, "{name}");
         assert_eq!(aside[0].1, damaged, "{name}");
-        assert_eq!(
-            master.process.lines_with(&["WARN", "corrupt"]).len(),
-            1,
-            "{name}"
-        );
+        master.process.only_line_with(&["WARN", "corrupt"]);
         master.api.until_status(&id, "running");
         // And from then on it is as ever.
         master.api.patch(&id, &json!({ "alias": "after" }));

@@ -300,7 +300,7 @@ fn a_session_that_was_recorded_opens_nothing() {
                 assert_ne!(end, End::StillOpen, "{flow:?} tls={tls}");
             }
             assert_eq!(target.accepted(), accepted, "{flow:?} tls={tls}");
-            assert_eq!(pair.server.lines_with(&["session up"]).len(), 1);
+            pair.server.only_line_with(&["session up"]);
         };
         replay(&pair);
         pair.client.kill();

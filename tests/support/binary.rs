@@ -181,6 +181,14 @@ impl Process {
         self.line(words, limit, |_| true)
     }
 
+    /// Waits for the line in which all of `words` occur, and fails if there is more than one.
+    pub(crate) fn only_line_with(&self, words: &[&str]) -> String {
+        self.line_with(words, Duration::from_secs(20));
+        let mut lines = self.lines_with(words);
+        assert_eq!(lines.len(), 1, "{lines:#?}");
+        lines.remove(0)
+    }
+
     /// Its warnings and errors so far.
     pub(crate) fn complaints(&self) -> Vec<String> {
         let mut complaints = self.lines_with(&[" warn "]);
