@@ -109,16 +109,16 @@ impl AwaitAnswer {
                     Some(line) => self.conclude_line(&line, rest).map(Step::Done),
                 }
             }
-            Wait::Head(ref mut head) => match head.feed(bytes)? {
-                None => {
-                    let begun = head.so_far().iter().zip(Answer::MAGIC);
-                    if begun.into_iter().any(|(got, expected)| got != expected) {
-                        return Err(HandshakeError::NotHttp);
-                    }
-                    Ok(Step::NeedsInput(self))
+            Wait::Head(ref mut head) => {
+                let begun = head.so_far().iter().chain(bytes).zip(Answer::MAGIC);
+                if begun.into_iter().any(|(got, expected)| got != expected) {
+                    return Err(HandshakeError::NotHttp);
                 }
-                Some(Whole { head, rest }) => self.on_head(&head, rest),
-            },
+                match head.feed(bytes)? {
+                    None => Ok(Step::NeedsInput(self)),
+                    Some(Whole { head, rest }) => self.on_head(&head, rest),
+                }
+            }
             Wait::Body(len, ref mut body) => {
                 body.extend_from_slice(bytes);
                 match len {

@@ -253,6 +253,18 @@ fn a_classic_peer_may_speak_at_once_behind_its_line() {
 }
 
 #[test]
+fn what_does_not_begin_as_http_is_none_however_it_goes_on() {
+    let headers = format!("\tHTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(65));
+    for stream in [headers.into_bytes(), alloc::vec![b'x'; limits::HTTP_HEAD]] {
+        for len in [1, stream.len()] {
+            let (client, _) = start(Spoken::Http, "KEY", DataTls::Plain);
+            let pieces: Vec<&[u8]> = stream.chunks(len).collect();
+            assert_eq!(outcome(client, &pieces), Err(HandshakeError::NotHttp));
+        }
+    }
+}
+
+#[test]
 fn what_is_behind_the_classic_line_is_not_judged_with_it() {
     let (client, mut to_server) = start(Spoken::Classic, "KEY", DataTls::Plain);
     let params = params(Flow::Reverse, DataTls::Plain);
