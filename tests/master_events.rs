@@ -8,20 +8,8 @@ use serde_json::json;
 use crate::support::api::Api;
 use crate::support::master::{Master, SERVER, Setup};
 use crate::support::ports::Port;
-use crate::support::sse::{Event, Stream, plain};
+use crate::support::sse::{Event, Stream, changes, plain, position};
 use crate::support::until::{never, secs};
-
-/// The status of every `update` in order, those that repeat one left out.
-fn changes(events: &[Event]) -> Vec<String> {
-    let updates = events.iter().filter(|event| event.kind == "update");
-    let mut changes: Vec<String> = updates.map(|event| event.status().to_owned()).collect();
-    changes.dedup();
-    changes
-}
-
-fn position(events: &[Event], kind: &str) -> Option<usize> {
-    events.iter().position(|event| event.kind == kind)
-}
 
 #[test]
 fn a_new_stream_begins_with_the_state_of_everything() {

@@ -11,21 +11,9 @@ use crate::support::kernel::{pss, until_listening};
 use crate::support::master::{Master, SERVER};
 use crate::support::peers::Target;
 use crate::support::ports::Port;
-use crate::support::sse::{Event, Stream, plain, request};
+use crate::support::sse::{Stream, changes, plain, position, request};
 use crate::support::until::{secs, until};
 use crate::support::{full, optimised, users};
-
-/// The status of every `update` in order, those that repeat one left out.
-fn changes(events: &[Event]) -> Vec<String> {
-    let updates = events.iter().filter(|event| event.kind == "update");
-    let mut changes: Vec<String> = updates.map(|event| event.status().to_owned()).collect();
-    changes.dedup();
-    changes
-}
-
-fn position(events: &[Event], kind: &str) -> Option<usize> {
-    events.iter().position(|event| event.kind == kind)
-}
 
 #[test]
 fn a_reconnect_with_the_last_id_misses_nothing() {

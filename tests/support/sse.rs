@@ -361,6 +361,19 @@ pub(crate) fn is_log_line(line: &str) -> bool {
     shaped == stamp && line.contains(&coloured)
 }
 
+/// The status of every `update` in order, those that repeat one left out.
+pub(crate) fn changes(events: &[Event]) -> Vec<String> {
+    let updates = events.iter().filter(|event| event.kind == "update");
+    let mut changes: Vec<String> = updates.map(|event| event.status().to_owned()).collect();
+    changes.dedup();
+    changes
+}
+
+/// Where the first event of this kind is.
+pub(crate) fn position(events: &[Event], kind: &str) -> Option<usize> {
+    events.iter().position(|event| event.kind == kind)
+}
+
 #[test]
 fn log_lines_of_the_original_program_are_recognised() {
     let line = "2026-11-22 09:53:25.593  \u{1b}[34mDEBUG\u{1b}[0m  Init log level: DEBUG";

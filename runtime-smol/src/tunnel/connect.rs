@@ -64,7 +64,7 @@ pub(super) enum ConnectError {
 }
 
 impl ConnectError {
-    /// Who may not see the token. A client that tried TLS of any kind could be content with less.
+    /// A server at port 443 that may not see the token. Who did not choose `http` is told of the way out.
     const fn of_stranger(attempt: Attempt, error: VerifyError) -> Self {
         match attempt {
             Attempt::Tls { .. } => Self::NoOrdinaryHttps(error),
