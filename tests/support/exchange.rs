@@ -38,8 +38,9 @@ pub(crate) fn exchange(addr: SocketAddr, hopeless: impl Fn() -> bool) -> Seen {
     let Ok(mut user) = try_connect(addr, PATIENCE) else {
         return Seen::Reset;
     };
-    // What fails here is seen when reading.
-    drop(user.write_all(&message));
+    // What fails here is seen when reading, except for a reset: it is told once.
+    let written = user.write_all(&message);
+    let reset = written.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset);
     drop(user.shutdown(Shutdown::Write));
     user.set_read_timeout(Some(millis(100))).unwrap();
     let (mut got, mut quiet_since) = (0, Instant::now());
@@ -47,6 +48,7 @@ pub(crate) fn exchange(addr: SocketAddr, hopeless: impl Fn() -> bool) -> Seen {
     loop {
         match user.read(&mut buffer) {
             Ok(0) if got == SIZE => return Seen::Whole,
+            Ok(0) if reset => return Seen::Reset,
             Ok(0) => return Seen::Cut(got),
             Ok(count) => {
                 let expected = message.get(got..got + count);

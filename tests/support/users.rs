@@ -114,9 +114,12 @@ pub(crate) fn end_after(addr: SocketAddr, message: &[u8], limit: Duration) -> En
     let Ok(mut stream) = try_connect(addr, limit) else {
         return End::Reset;
     };
-    // The other side may be gone before the message is out: reading says how.
-    drop(stream.write_all(message));
-    end_of(&stream, limit)
+    // The other side may be gone before the message is out. A reset is told once, to whoever asks
+    // first; of anything else reading says how.
+    match stream.write_all(message) {
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => End::Reset,
+        Ok(()) | Err(_) => end_of(&stream, limit),
+    }
 }
 
 /// A UDP user of `addr`.
