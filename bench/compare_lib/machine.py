@@ -147,13 +147,12 @@ def until(true, patience=20.0, what="it"):
         time.sleep(0.01)
 
 
-def settled(value, patience=10.0, share=0.01):
-    """The value of something that falls for a while, once it has stopped falling."""
-    end, last = time.monotonic() + patience, value()
-    while time.monotonic() < end:
+def settled(value, patience=10.0, share=0.01, still=1):
+    """The value of something that falls for a while, once it has not fallen for `still` half seconds."""
+    end, last, quiet = time.monotonic() + patience, value(), 0
+    while quiet < still and time.monotonic() < end:
         time.sleep(0.5)
         now = value()
-        if now > last * (1 - share):
-            return now
+        quiet = quiet + 1 if now > last * (1 - share) else 0
         last = now
     return last

@@ -24,6 +24,16 @@ def build(given, bench):
     return Path(ours).resolve(), load / "release/load"
 
 
+def build_bare(bench):
+    """The smallest that can be built: a server or client for a router, without a master."""
+    target = bench.parent / "target/bench/bare"
+    command = ["cargo", "build", "--profile", "small", "--no-default-features", "--locked"]
+    subprocess.run(
+        command, cwd=bench.parent, env={**os.environ, "CARGO_TARGET_DIR": str(target)}, check=True
+    )
+    return target / "small/nodepass"
+
+
 class Missing(Exception):
     """A program is not on this machine and could not be had."""
 

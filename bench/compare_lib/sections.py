@@ -2,13 +2,14 @@
 
 import contextlib
 import itertools
-import json
 import statistics
 import subprocess
+import tempfile
 import time
-import urllib.request
+from pathlib import Path
 
-from . import machine, programs
+from . import machine, masters, programs
+from .growth import growth
 from .programs import REVERSE, REVERSE_TLS, SINGLE, Missing
 
 SETUPS = (SINGLE, REVERSE, REVERSE_TLS)
@@ -17,8 +18,8 @@ SETUPS = (SINGLE, REVERSE, REVERSE_TLS)
 class Bench:
     """What all sections need: programs, load, how long and how often."""
 
-    def __init__(self, compared, load, rounds, seconds, small):
-        self.compared, self.load = compared, load
+    def __init__(self, compared, load, rounds, seconds, small, bare=None):
+        self.compared, self.load, self.bare = compared, load, bare
         self.rounds, self.seconds, self.small = rounds, seconds, small
         self.lost = []
 
@@ -207,7 +208,8 @@ def memory(bench):
                 for count in counts:
                     with bench.load.idle(tunnel.port, count):
                         figures[f"MB with {count} idle"] = machine.settled(pss)
-                figures["MB afterwards"] = machine.settled(pss, patience=20)
+                # It is seconds until thousands of connections are closed.
+                figures["MB afterwards"] = machine.settled(pss, patience=20, still=8)
                 return figures
 
         compared = [p for p in bench.with_setup(setup) if p.name != "direct"]
@@ -220,8 +222,13 @@ def size(bench):
     for program in bench.compared:
         with contextlib.suppress(Missing):
             if binary := program.binary():
-                megabytes = binary.resolve().stat().st_size / 1e6
-                yield from bench.rows("size", "binary", {program.name: [{"MB": megabytes}]})
+                yield from bench.rows("size", "binary", {program.name: [_megabytes(binary)]})
+    if bare := bench.bare:
+        yield from bench.rows("size", "bare binary, profile small", {"nodepass": [_megabytes(bare)]})
+
+
+def _megabytes(binary):
+    return {"MB": binary.resolve().stat().st_size / 1e6}
 
 
 def master(bench):
@@ -237,63 +244,18 @@ def master(bench):
 
 
 def _master(bench, program, count):
-    import tempfile
-    from pathlib import Path
-
     with tempfile.TemporaryDirectory(prefix="compare-") as directory:
-        directory = Path(directory)
-        port, state = machine.free_port(), directory / "state.json"
-        processes = machine.Processes(directory / "log")
-        base = f"http://127.0.0.1:{port}/api/v1"
-        try:
-            processes.start(
-                program.binary(), f"master://127.0.0.1:{port}?log=warn", NP_STATE_FILE=str(state)
-            )
-            machine.until(lambda: programs.listens(port), what="the master")
-            key = _key(program, state)
-            figures = {"MB without": machine.settled(processes.pss_mb, patience=3)}
-            for _ in range(count):
-                _post(f"{base}/instances", key, {"url": _instance(bench)})
-            figures["MB with all running"] = machine.settled(processes.pss_mb)
-            figures["GET /instances per s"] = _wrk(f"{base}/instances", key, bench.seconds)
-            figures["GET /info per s"] = _wrk(f"{base}/info", key, bench.seconds)
+        with masters.started(program, Path(directory)) as master:
+            pss = master.processes.pss_mb
+            figures = {"MB without": machine.settled(pss, patience=3)}
+            master.create(count, bench.load.ports["echo"])
+            figures["MB with all running"] = machine.settled(pss)
+            figures["GET /instances per s"] = master.wrk("instances", bench.seconds)
+            figures["GET /info per s"] = master.wrk("info", bench.seconds)
             return figures
-        finally:
-            processes.stop()
-
-
-def _key(program, state):
-    done = subprocess.run(
-        [str(program.binary()), "key", str(state)], capture_output=True, text=True, check=False
-    )
-    if done.returncode == 0:
-        return done.stdout.split()[-1]
-    return json.loads(state.read_text())["master"]["key"]
-
-
-def _instance(bench):
-    target = bench.load.ports["echo"]
-    return f"client://127.0.0.1:{machine.free_port()}/127.0.0.1:{target}?mode=1"
-
-
-def _post(url, key, body):
-    headers = {"X-API-Key": key, "Content-Type": "application/json"}
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        if answer.status != 201:
-            raise RuntimeError(f"POST {url}: {answer.status}")
-
-
-def _wrk(url, key, seconds):
-    command = ["wrk", "-t2", "-c32", f"-d{max(1, round(seconds))}s", "-H", f"X-API-Key: {key}", url]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    if "Non-2xx" in done.stdout:
-        raise RuntimeError(f"{url}: not all answers are good")
-    line = next(line for line in done.stdout.splitlines() if line.startswith("Requests/sec:"))
-    return float(line.split()[1])
 
 
 ALL = {
     section.__name__: section
-    for section in (streams, connections, latency, datagrams, start, memory, size, master)
+    for section in (streams, connections, latency, datagrams, start, memory, size, master, growth)
 }
