@@ -144,6 +144,12 @@ impl Pump {
         self
     }
 
+    /// The same pump, whose source may have nothing to be read.
+    pub(crate) const fn quiet(mut self, quiet: bool) -> Self {
+        self.quiet = quiet;
+        self
+    }
+
     pub(crate) fn is_done(&self) -> bool {
         self.stage == Stage::Done
     }

@@ -24,6 +24,11 @@ pub struct Initial {
     pub to_peer: Vec<u8>,
     /// The near end has ended its stream already.
     pub near_ended: bool,
+    /// All that had come from the near end was read: its readiness is awaited before it is tried. It
+    /// is a guess about what saves a system call, no promise.
+    pub near_quiet: bool,
+    /// The same for the peer.
+    pub peer_quiet: bool,
     /// Looks at the near end's first bytes, which are none of `to_peer`.
     pub first: Option<FirstBytes>,
 }
@@ -78,8 +83,9 @@ pub fn relay<'a>(
         settings,
         up: Pump::new(initial.to_peer)
             .looking_at(initial.first)
-            .ended(initial.near_ended),
-        down: Pump::new(initial.to_near),
+            .ended(initial.near_ended)
+            .quiet(initial.near_quiet),
+        down: Pump::new(initial.to_near).quiet(initial.peer_quiet),
         watch: Watch::new(settings.tcp_idle, fate),
         down_first: false,
         stay: Stay::new(),

@@ -292,7 +292,11 @@ impl Door {
 async fn look(socket: &Async<TcpStream>, demux: &mut Demux) -> io::Result<Option<Verdict>> {
     loop {
         let mut start = [0; demux::PREFACE_MAGIC.len()];
-        let look = async { socket.peek(&mut start).await.map(Some) };
+        let look = async {
+            // Who has just connected has hardly said anything yet.
+            socket.readable().await?;
+            socket.peek(&mut start).await.map(Some)
+        };
         let due = demux.poll_timeout();
         let quiet = async {
             until(due).await;

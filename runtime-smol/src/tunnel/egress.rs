@@ -104,6 +104,8 @@ async fn meet(shared: &Shared, launch: &Launch, rest: Vec<u8>) -> Result<(Near, 
             to_near.extend(rest);
             let initial = Initial {
                 to_near,
+                near_quiet: true,
+                peer_quiet: true,
                 ..Initial::default()
             };
             Near::Tcp(Stream::Plain(target), initial)

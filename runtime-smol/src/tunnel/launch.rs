@@ -71,7 +71,9 @@ pub(super) async fn by_signal(conn: DataConn, form: Form, user: Box<User>) {
                 to_near: Vec::new(),
                 to_peer: kept,
                 near_ended: kept_eof,
+                peer_quiet: true,
                 first,
+                ..Initial::default()
             };
             Near::Tcp(user, initial)
         }
@@ -182,6 +184,7 @@ async fn tcp(
         shared,
         machine,
         user,
+        user_quiet: false,
         first,
         timer: Deadline::never(),
     };
@@ -189,6 +192,7 @@ async fn tcp(
     let Opening {
         machine,
         user,
+        user_quiet,
         first,
         ..
     } = opening;
@@ -198,6 +202,8 @@ async fn tcp(
                 to_near,
                 to_peer: machine.to_send().to_vec(),
                 near_ended: machine.user_ended(),
+                near_quiet: user_quiet,
+                peer_quiet: true,
                 first,
             };
             Ok(Near::Tcp(user, initial))
@@ -279,6 +285,8 @@ struct Opening<'a> {
     shared: &'a Shared,
     machine: Launching,
     user: Stream,
+    /// All that it has sent was read.
+    user_quiet: bool,
     /// Until it is known that the user may speak what it speaks.
     first: Option<FirstBytes>,
     timer: Deadline,
@@ -319,11 +327,20 @@ impl Opening<'_> {
         if buffer.is_empty() {
             return Ok(false);
         }
-        let bytes = match Pin::new(&mut self.user).poll_read(cx, buffer) {
-            Poll::Pending => return Ok(false),
+        let user = &mut self.user;
+        let read = match self.user_quiet {
+            true => read_when_ready(user, cx, buffer),
+            false => Pin::new(user).poll_read(cx, buffer),
+        };
+        let bytes = match read {
+            Poll::Pending => {
+                self.user_quiet = true;
+                return Ok(false);
+            }
             Poll::Ready(Err(error)) => return Err(Why::User(error)),
             Poll::Ready(Ok(n)) => buffer.get(..n).unwrap_or_default(),
         };
+        self.user_quiet = bytes.len() < room;
         self.shared.stats.tcp_rx.add_len(bytes.len());
         let Some(mut first) = self.first.take() else {
             self.take(bytes);
@@ -367,6 +384,16 @@ fn write(machine: &mut Launching, data: &mut Stream, cx: &mut Context<'_>) -> io
     }
 }
 
+/// Reads what comes next, of which nothing is expected to be there yet.
+fn read_when_ready(
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+    buffer: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    ready!(stream.poll_read_ready(cx))?;
+    Pin::new(stream).poll_read(cx, buffer)
+}
+
 /// Reads the status byte, and what came with it, until the deadline.
 fn wait_for_answer(
     machine: &mut Launching,
@@ -375,7 +402,7 @@ fn wait_for_answer(
     cx: &mut Context<'_>,
 ) -> Poll<(Outcome, Vec<u8>)> {
     let mut buffer = [0; READ];
-    if let Poll::Ready(read) = Pin::new(data).poll_read(cx, &mut buffer) {
+    if let Poll::Ready(read) = read_when_ready(data, cx, &mut buffer) {
         let bytes = buffer.get(..read.unwrap_or(0)).unwrap_or_default();
         return Poll::Ready(match bytes.split_first() {
             Some((&status, rest)) => (machine.handle_peer(status), rest.to_vec()),

@@ -107,6 +107,7 @@ async fn serve_tcp(
     let initial = Initial {
         to_peer,
         first: FirstBytes::new(shared.config.block),
+        peer_quiet: true,
         ..Initial::default()
     };
     let ended = relay::tcp::relay(&mut user, &mut target, &shared.settings, None, initial).await;
