@@ -2,7 +2,8 @@
 //!
 //! A run has faults for a while, then none; then everything must work again; then all ends, and
 //! nothing may be left. `SIM_SEED=n` repeats one run and prints what happens, `SIM_SEEDS=n` runs
-//! that many. The machines' features `bug-timeout` and `bug-leak` plant bugs that a sweep finds:
+//! that many; `SIM_SCRIPT=file` repeats a run of the fuzzer. The machines' features `bug-timeout` and
+//! `bug-leak` plant bugs that a sweep finds:
 //!
 //! ```sh
 //! cargo test -p nodepass-protocol --test sim --features bug-timeout   # must fail
