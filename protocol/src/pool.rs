@@ -94,6 +94,8 @@ pub struct Pool {
     blocked: Option<Instant>,
     failed_dials: u32,
     early_ends: u32,
+    /// Connections end early lately: that another one opens proves nothing.
+    in_doubt: bool,
     /// When the last failure was counted.
     counted: Option<Instant>,
     exhausted: bool,
@@ -142,6 +144,7 @@ impl Pool {
             blocked: None,
             failed_dials: 0,
             early_ends: 0,
+            in_doubt: false,
             counted: None,
             exhausted: false,
             control_due: config.control_wait.map(|wait| now.after(wait)),
@@ -255,7 +258,7 @@ impl Pool {
         self.idle.insert(conn, self.now);
         self.failed_dials = 0;
         self.not_known = 0;
-        if self.early_ends == 0 {
+        if !self.in_doubt {
             self.recover();
         }
     }
@@ -278,6 +281,7 @@ impl Pool {
         }
         self.surge = self.surge.saturating_sub(1);
         self.early_ends = 0;
+        self.in_doubt = false;
         if self.failed_dials == 0 {
             self.recover();
         }
@@ -291,7 +295,10 @@ impl Pool {
             return;
         };
         if withdrawn || self.now.saturating_since(opened) < limits::EARLY_END {
-            self.on_failure(opened, |pool| &mut pool.early_ends);
+            self.on_failure(opened, |pool| {
+                pool.in_doubt = true;
+                &mut pool.early_ends
+            });
         }
     }
 
@@ -377,11 +384,6 @@ impl Pool {
         if self.draining || self.blocked.is_some() {
             return;
         }
-        // One that lived long enough shows that prefaces are accepted.
-        let oldest = self.idle.first_key_value().map(|(_, &opened)| opened);
-        if oldest.is_some_and(|opened| self.now.saturating_since(opened) >= limits::EARLY_END) {
-            self.early_ends = 0;
-        }
         let wanted = self.target.saturating_add(self.surge).min(self.config.max);
         while self.dialing.len() < limits::DIALS_IN_FLIGHT
             && self.idle.len() + self.dialing.len() < wanted
@@ -392,11 +394,29 @@ impl Pool {
         }
     }
 
+    /// One that lived long enough shows that prefaces are accepted; but only one that is newer than the
+    /// last failure, that there is room for more.
+    fn look_who_lived(&mut self) {
+        let lived = |opened: Instant| self.now.saturating_since(opened) >= limits::EARLY_END;
+        let oldest = self.idle.first_key_value().map(|(_, &opened)| opened);
+        if oldest.is_some_and(lived) {
+            self.early_ends = 0;
+        }
+        let newer = |&opened: &Instant| Some(opened) > self.counted && lived(opened);
+        if self.in_doubt && self.idle.values().any(newer) {
+            self.in_doubt = false;
+            if self.failed_dials == 0 {
+                self.backoff.reset();
+            }
+        }
+    }
+
     fn advance(&mut self, now: Instant) {
         debug_assert!(now >= self.now, "time goes forward");
         self.now = self.now.max(now);
         debug_assert!(self.dialing.len() <= limits::DIALS_IN_FLIGHT);
         debug_assert!(self.idle.len() + self.dialing.len() <= self.config.max);
+        self.look_who_lived();
     }
 }
 

@@ -267,6 +267,40 @@ fn connections_that_end_right_after_their_preface_count_as_failed() {
     assert_eq!(dials(&drain(&mut old)).len(), 1);
 }
 
+/// A server whose count is full withdraws what comes: one connection too few, the others live.
+#[test]
+fn a_server_without_room_is_asked_ever_less_often() {
+    let mut pool = pool(4, 4);
+    let wanted = dials(&drain(&mut pool));
+    for &conn in &wanted[1..] {
+        pool.handle_input(at(0), Input::Opened(conn));
+    }
+    let (mut conn, mut now, mut delay) = (wanted[0], at(60_000), Duration::ZERO);
+    for round in 0..2 * limits::DIAL_FAILURES {
+        pool.handle_input(now, Input::Opened(conn));
+        now = now.after(Duration::from_millis(1));
+        pool.handle_input(now, Input::Withdrawn(conn));
+        let due = pool.poll_timeout().unwrap();
+        let last = core::mem::replace(&mut delay, due.saturating_since(now));
+        assert!(round > 4 || delay > last, "doubling: {delay:?}");
+        now = due;
+        pool.handle_timeout(now);
+        let outputs = drain(&mut pool);
+        conn = dials(&outputs)[0];
+        assert_eq!(outputs.len(), 1, "the session is of use");
+    }
+    assert!(delay > Duration::from_secs(3), "{delay:?}");
+
+    // Two ways in which the server has shown that there is room.
+    let soon = Duration::from_millis(120);
+    pool.handle_input(now, Input::Opened(conn));
+    now = now.after(limits::EARLY_END);
+    pool.handle_input(now, Input::Withdrawn(wanted[1]));
+    assert!(pool.poll_timeout().unwrap() <= now.after(soon));
+    pool.handle_input(now, Input::Taken(wanted[2]));
+    assert_eq!(dials(&drain(&mut pool)).len(), 2, "at once");
+}
+
 #[test]
 fn a_dial_that_succeeds_or_fails_while_draining_changes_nothing_more() {
     let mut pool = pool(40, 64);

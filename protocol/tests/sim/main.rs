@@ -2,7 +2,8 @@
 //!
 //! A run has faults for a while, then none; then everything must work again; then all ends, and
 //! nothing may be left. `SIM_SEED=n` repeats one run and prints what happens, `SIM_SEEDS=n` runs
-//! that many. The machines' features `bug-timeout` and `bug-leak` plant bugs that a sweep finds:
+//! that many; `SIM_SCRIPT=file` repeats a run of the fuzzer. The machines' features `bug-timeout` and
+//! `bug-leak` plant bugs that a sweep finds:
 //!
 //! ```sh
 //! cargo test -p nodepass-protocol --test sim --features bug-timeout   # must fail
@@ -43,6 +44,15 @@ use world::{Summary, World};
 
 fn run(seed: u64, verbose: bool) -> Summary {
     let plan = Plan::from_seed(seed);
+    if verbose {
+        println!("{plan:#?}");
+    }
+    World::new(&plan, verbose).run()
+}
+
+/// A run from the bytes of a fuzzer (`fuzz.rs`).
+fn run_script(path: &Path, verbose: bool) -> Summary {
+    let plan = Plan::from_script(&fs::read(path).unwrap());
     if verbose {
         println!("{plan:#?}");
     }
@@ -138,14 +148,17 @@ fn the_same_seed_is_the_same_run() {
 /// What the fuzzer knows: whole runs from bytes (`fuzz.rs`).
 #[test]
 fn every_script_of_the_fuzzer_holds() {
+    if let Some(script) = env::var_os("SIM_SCRIPT") {
+        println!("{:?}", run_script(Path::new(&script), true));
+        return;
+    }
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/two_nodes");
     let scripts: Vec<_> = fs::read_dir(corpus).unwrap().flatten().collect();
     assert!(!scripts.is_empty());
     for script in scripts {
         // Shown if the run panics.
         println!("{}", script.path().display());
-        let plan = Plan::from_script(&fs::read(script.path()).unwrap());
-        World::new(&plan, false).run();
+        run_script(&script.path(), false);
     }
 }
 

@@ -78,6 +78,10 @@ struct Wire {
     /// What each end exports from its TLS; different if somebody sits in the middle.
     secrets: [[u8; 32]; 2],
     ends: [End; 2],
+    /// The server's host has it.
+    connected: bool,
+    /// It was reset before that.
+    refused: bool,
     dead: bool,
     stalled: Instant,
     tainted: bool,
@@ -191,6 +195,8 @@ impl Net {
             layer,
             secrets: [secret, other],
             ends,
+            connected: false,
+            refused: false,
             dead: false,
             stalled: Instant::default(),
             tainted: in_the_middle,
@@ -330,10 +336,11 @@ impl Net {
         if !wire.ends[0].open || self.now < self.blackhole || wire.dead {
             return Vec::new();
         }
-        if self.now < self.refusing || !self.server_up {
+        if wire.refused || self.now < self.refusing || !self.server_up {
             self.wires.remove(&id);
             return vec![(node, Told::Failed(Sock(id * 2)))];
         }
+        wire.connected = true;
         wire.ends[1].open = true;
         let accepted = Told::Accepted(Sock(id * 2 + 1), wire.from);
         vec![

@@ -27,7 +27,7 @@ impl Net {
             self.taint(sock.wire());
             if silent {
                 self.kill(sock.wire());
-            } else {
+            } else if self.is_connected(sock.wire()) {
                 self.send(sock.peer(), Segment::Reset);
             }
             self.shut(sock);
@@ -37,6 +37,11 @@ impl Net {
     pub(crate) fn reset_one(&mut self) {
         if let Some(wire) = self.pick() {
             self.taint(wire);
+            if !self.is_connected(wire) {
+                // Later the server would accept it, and never hear of the reset.
+                self.wires.entry(wire).and_modify(|it| it.refused = true);
+                return;
+            }
             self.send(Sock(wire * 2), Segment::Reset);
             self.send(Sock(wire * 2 + 1), Segment::Reset);
         }
@@ -102,6 +107,11 @@ impl Net {
         }
     }
 
+    /// Whether both ends know of it. Before that, nothing reaches the server's.
+    fn is_connected(&self, wire: u64) -> bool {
+        self.wires.get(&wire).is_some_and(|it| it.connected)
+    }
+
     pub(super) fn kill(&mut self, wire: u64) {
         let Some(it) = self.wires.get_mut(&wire) else {
             return;
@@ -119,5 +129,66 @@ impl Net {
     pub(super) fn pick(&mut self) -> Option<u64> {
         let nth = self.rng.below(self.wires.len() as u32) as usize;
         self.wires.keys().nth(nth).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use protocol::rng::{Rng, Seed};
+
+    use super::*;
+    use crate::net::{Layer, Told};
+    use crate::plan::Plan;
+
+    const CLIENT: Node = Node::Client(0);
+
+    fn dialled() -> (Net, Sock) {
+        let mut net = Net::new(&Plan::from_seed(0), Rng::new(Seed([3; 32])));
+        net.mitm = 0;
+        let from = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+        let sock = net.dial(CLIENT, from, Layer::Plain);
+        (net, sock)
+    }
+
+    /// All that everybody is told from now on.
+    fn told(net: &mut Net) -> Vec<(Node, Told)> {
+        let mut told = Vec::new();
+        while let Some(at) = net.next() {
+            net.now = at;
+            told.extend(net.step());
+        }
+        told
+    }
+
+    #[test]
+    fn a_reset_on_the_way_to_the_server_fails_the_dial() {
+        let (mut net, sock) = dialled();
+        net.reset_one();
+        assert_eq!(told(&mut net), [(CLIENT, Told::Failed(sock))]);
+        assert_eq!(net.open_ends(Node::Server), 0);
+    }
+
+    #[test]
+    fn a_connected_wire_is_reset_at_both_ends() {
+        let (mut net, sock) = dialled();
+        told(&mut net);
+        net.reset_one();
+        let told = told(&mut net);
+        assert!(told.contains(&(CLIENT, Told::Reset(sock))), "{told:?}");
+        assert!(told.contains(&(Node::Server, Told::Reset(sock.peer()))));
+        assert_eq!(net.open_ends(Node::Server), 0);
+    }
+
+    #[test]
+    fn a_dial_that_outlasts_a_crash_of_the_server_is_one_to_the_next() {
+        let (mut net, sock) = dialled();
+        net.crash(Node::Server, false);
+        let told = told(&mut net);
+        assert!(
+            matches!(told[..], [(Node::Server, Told::Accepted(..)), (CLIENT, Told::Connected(it))] if it == sock),
+            "{told:?}"
+        );
     }
 }
