@@ -44,6 +44,18 @@ fn it_carries_udp() {
 }
 
 #[test]
+fn udp_answers_come_from_the_address_that_was_asked() {
+    let target = UdpTarget::echo();
+    for (any, dual) in [("0.0.0.0", false), ("::", true)] {
+        let port = Port::reserve_on(any.parse().unwrap());
+        let url = format!("client://{}/{}?mode=1", port.addr(), target.addr());
+        let _client = Launch::new([url]).start();
+        until_listening(port.addr());
+        users::answered_from_where_they_asked(port.number(), dual);
+    }
+}
+
+#[test]
 fn with_tls_it_ends_tls_and_dials_plain() {
     let (scratch, authority) = (Scratch::new(), Authority::new());
     let fingerprint = authority.issue_into(&scratch);

@@ -136,6 +136,19 @@ fn every_user_gets_its_own_answers(flow: Flow, tls: u8) {
 }
 
 #[test]
+fn answers_come_from_the_address_that_was_asked() {
+    let target = UdpTarget::echo();
+    for (flow, any, dual) in [
+        (Flow::Reverse, "::", true),
+        (Flow::Forward, "0.0.0.0", false),
+    ] {
+        let setup = Setup::new(flow, 0, target.addr()).users_on(any.parse().unwrap());
+        let pair = setup.start();
+        users::answered_from_where_they_asked(pair.users().port(), dual);
+    }
+}
+
+#[test]
 fn a_session_ends_after_the_idle_time_and_not_before() {
     let target = UdpTarget::echo();
     let pair = Setup::new(Flow::Reverse, 0, target.addr())

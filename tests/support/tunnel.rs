@@ -1,6 +1,6 @@
 //! A server and a client of ours, around a target.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::binary::{Launch, Process};
@@ -67,6 +67,7 @@ pub(crate) struct Setup {
     min: u16,
     env: Vec<(String, String)>,
     env_of_ends: [Vec<(String, String)>; 2],
+    users_on: IpAddr,
     through_cutter: bool,
     second_driver: Option<End>,
     under: Option<(End, Vec<String>)>,
@@ -86,6 +87,7 @@ impl Setup {
             min: 4,
             env: Vec::new(),
             env_of_ends: Default::default(),
+            users_on: Ipv4Addr::LOCALHOST.into(),
             through_cutter: false,
             second_driver: None,
             under: None,
@@ -107,6 +109,12 @@ impl Setup {
     /// More parameters of the client.
     pub(crate) fn client(mut self, params: &str) -> Self {
         self.client_params = format!("&{params}{}", self.client_params);
+        self
+    }
+
+    /// Accepts users on `ip` instead of 127.0.0.1.
+    pub(crate) const fn users_on(mut self, ip: IpAddr) -> Self {
+        self.users_on = ip;
         self
     }
 
@@ -180,7 +188,7 @@ impl Setup {
 
     /// Starts both ends, the server first, and waits for neither.
     pub(crate) fn launch(&self) -> Pair {
-        let (tunnel, users) = (Port::reserve(), Port::reserve());
+        let (tunnel, users) = (Port::reserve(), Port::reserve_on(self.users_on));
         let cutter = self.through_cutter.then(|| Cutter::before(tunnel.addr()));
         let entrance = cutter.as_ref().map_or_else(|| tunnel.addr(), Cutter::addr);
         let files = (self.tls == 2).then(|| {

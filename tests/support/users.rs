@@ -1,7 +1,7 @@
 //! Users: what connects to a tunnel.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -129,6 +129,28 @@ pub(crate) fn datagrams(addr: SocketAddr) -> UdpSocket {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     ask_for_room(&socket);
     socket
+}
+
+/// Asks port `port` of several addresses of this machine, each by a user that takes answers from
+/// there alone, with datagrams that come back one by one and with some that come back together.
+/// IPv6 only with `dual`.
+pub(crate) fn answered_from_where_they_asked(port: u16, dual: bool) {
+    let v4 = ["127.0.0.1", "127.0.0.2", "127.77.0.8"].map(|ip| ip.parse::<IpAddr>().unwrap());
+    let v6 = dual.then(|| Ipv6Addr::LOCALHOST.into());
+    for ip in v4.into_iter().chain(v6) {
+        let user = UdpSocket::bind((if ip.is_ipv6() { "::1" } else { "127.0.0.1" }, 0)).unwrap();
+        user.connect((ip, port)).unwrap();
+        assert!(echo_datagram(&user, b"who are you?", PATIENCE), "{ip}");
+        for _ in 0..20 {
+            user.send(b"and again").unwrap();
+        }
+        let mut buffer = [0; 16];
+        for number in 0..20 {
+            let len = user.recv(&mut buffer);
+            let len = len.unwrap_or_else(|error| panic!("{ip}, answer {number}: {error}"));
+            assert_eq!(&buffer[..len], b"and again");
+        }
+    }
 }
 
 /// Sends `datagram` and waits for its echo for `limit`.

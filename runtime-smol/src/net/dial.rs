@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use smol::future::FutureExt as _;
 use socket2::{Domain, Socket, Type};
 
+use super::datagram;
 use super::race::race;
 use super::reason;
 use super::resolve::{ResolveError, Resolver};
@@ -170,7 +171,8 @@ impl Dialer {
     }
 
     /// A UDP socket that exchanges datagrams with a target only: with the first of its addresses
-    /// that this machine has a route to.
+    /// that this machine has a route to. Several may come at once: it is for
+    /// [`Side::target`](crate::relay::udp::Side::target).
     ///
     /// # Errors
     /// The name has no address or there is no route.
@@ -251,6 +253,7 @@ fn associate(address: SocketAddr, source: Option<IpAddr>) -> io::Result<Async<Ud
     };
     socket.bind(&SocketAddr::new(source.unwrap_or(any), 0).into())?;
     socket.connect(&address.into())?;
+    datagram::take_trains(&socket);
     Async::new_nonblocking(socket.into())
 }
 

@@ -7,6 +7,7 @@ use async_io::Async;
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
+use super::datagram;
 use super::reason;
 use super::resolve::{ResolveError, Resolver};
 use super::socket::tune_datagrams;
@@ -90,7 +91,8 @@ pub fn listen_tcp(address: SocketAddr) -> Result<Async<TcpListener>, ListenError
     on(address, open_tcp).map_err(|source| ListenError::Tcp { address, source })
 }
 
-/// Binds a socket for datagrams, with large buffers; `[::]` as for [`listen_tcp`].
+/// Binds a socket for datagrams, with large buffers; `[::]` as for [`listen_tcp`]. Several may come at
+/// once: it is for [`serve`](crate::relay::udp::serve).
 ///
 /// # Errors
 /// The address is in use, foreign or forbidden.
@@ -148,7 +150,10 @@ fn open_tcp(address: SocketAddr) -> io::Result<Async<TcpListener>> {
 }
 
 fn open_udp(address: SocketAddr) -> io::Result<Async<UdpSocket>> {
-    Async::new_nonblocking(plain_udp(address)?.into())
+    let socket = plain_udp(address)?;
+    datagram::take_trains(&socket);
+    datagram::note_destinations(&socket, address);
+    Async::new_nonblocking(socket.into())
 }
 
 /// A listening TCP socket, not yet known to the reactor.

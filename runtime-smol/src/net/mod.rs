@@ -1,6 +1,7 @@
 //! Sockets: streams, listeners, dials and names.
 
 pub mod accept;
+pub(crate) mod datagram;
 pub mod dial;
 pub mod facts;
 pub mod listen;

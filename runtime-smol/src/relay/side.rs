@@ -4,7 +4,7 @@
 //! becomes one write on a stream, and a read from a stream becomes many datagrams.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::UdpSocket;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 
 use async_io::{Async, WritableOwned};
 use protocol::limits::DATAGRAM;
-use protocol::wire::datagram::{Form, TooLong, encode, split};
+use protocol::wire::datagram::{Form, HEADER, TooLong, encode, split};
 use rustix::io::Errno;
 
 use super::buffer::{Buffer, STANDARD};
@@ -21,6 +21,7 @@ use super::queue::Closed;
 use super::users::UdpUser;
 use super::{Budget, Ended};
 use crate::net::Stream;
+use crate::net::datagram::{self, MOST, Route, Trains, receive};
 
 /// One end of a UDP session.
 #[derive(Debug)]
@@ -69,7 +70,11 @@ impl<'a> Side<'a> {
     /// A user of the socket that [`serve`](super::users::serve) reads.
     #[must_use]
     pub const fn user(user: UdpUser) -> Self {
-        Self(Kind::User(User { user, room: None }))
+        Self(Kind::User(User {
+            user,
+            trains: Trains::new(),
+            room: None,
+        }))
     }
 
     /// A target: a connected socket of this session's own.
@@ -77,6 +82,7 @@ impl<'a> Side<'a> {
     pub const fn target(socket: Async<UdpSocket>) -> Self {
         Self(Kind::Target(Target {
             socket,
+            trains: Trains::new(),
             quiet: false,
         }))
     }
@@ -173,37 +179,63 @@ pub(crate) fn concerns_one_peer(error: &io::Error) -> bool {
     )
 }
 
-/// Sends frame by frame with `send`, within the budget: how many bytes are done with, and whether
-/// the socket had no room for more. A datagram that the system refuses is dropped.
-fn send_each(
+/// Sends frames on `socket`, within the budget, give or take a batch: how many bytes are done with, and
+/// whether the socket had no room for more. A datagram that the system refuses is dropped.
+fn send_frames(
+    (socket, route, trains): (&UdpSocket, Route, &mut Trains),
     frames: &[u8],
     tally: &mut Tally,
     budget: &mut Budget,
-    mut send: impl FnMut(&[u8]) -> io::Result<usize>,
 ) -> Result<(usize, bool), Over> {
-    let mut rest = frames;
-    while !budget.is_spent() {
-        let Some(frame) = split(rest)? else { break };
-        // An error may be the answer to an earlier datagram, and this one is not sent then.
-        let mut sent = send(frame.datagram);
-        if sent.as_ref().is_err_and(concerns_one_peer) {
-            sent = send(frame.datagram);
-        }
-        match sent {
-            Ok(sent) => tally.sent += sent,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Ok((frames.len() - rest.len(), true));
+    let mut done = 0;
+    while !budget.is_spent() && done < frames.len() {
+        let batch = next_batch(frames.get(done..).unwrap_or_default())?;
+        let (mut rest, mut again) = (&*batch, true);
+        while !rest.is_empty() {
+            let sent = datagram::send(socket, route, trains, rest);
+            let count = match &sent {
+                Ok(sent) => *sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok((done, true)),
+                // It may be the answer to an earlier datagram, and this one is not sent then.
+                Err(error) if again && concerns_one_peer(error) => {
+                    again = false;
+                    continue;
+                }
+                Err(_) => 1,
+            };
+            again = true;
+            let (gone, left) = rest.split_at_checked(count).unwrap_or((rest, &[]));
+            for datagram in gone {
+                done += HEADER + datagram.len();
+                budget.spend(datagram.len());
+                match sent {
+                    Ok(_) => tally.sent += datagram.len(),
+                    Err(_) => tally.dropped += 1,
+                }
             }
-            Err(_) => tally.dropped += 1,
+            rest = left;
         }
-        budget.spend(frame.datagram.len());
+    }
+    Ok((done, false))
+}
+
+/// The datagrams of the first frames: as many as are sent at once.
+fn next_batch(frames: &[u8]) -> Result<Vec<IoSlice<'_>>, TooLong> {
+    let (mut batch, mut bytes, mut rest) = (Vec::new(), 0, frames);
+    while batch.len() < MOST
+        && bytes < STANDARD
+        && let Some(frame) = split(rest)?
+    {
+        batch.push(IoSlice::new(frame.datagram));
+        bytes += frame.datagram.len();
         rest = frame.rest;
     }
-    Ok((frames.len() - rest.len(), false))
+    Ok(batch)
 }
 
 struct User {
     user: UdpUser,
+    trains: Trains,
     /// Waits for room in the socket that all relays send on.
     room: Option<Pin<Box<WritableOwned<UdpSocket>>>>,
 }
@@ -221,7 +253,9 @@ impl User {
             self.room = None;
         }
         loop {
-            let (done, full) = send_each(frames, tally, budget, |bytes| self.user.send(bytes))?;
+            let socket = self.user.socket().as_ref().get_ref();
+            let way = (socket, self.user.route(), &mut self.trains);
+            let (done, full) = send_frames(way, frames, tally, budget)?;
             if done > 0 {
                 self.user.refresh();
             }
@@ -247,6 +281,7 @@ impl fmt::Debug for User {
 #[derive(Debug)]
 struct Target {
     socket: Async<UdpSocket>,
+    trains: Trains,
     quiet: bool,
 }
 
@@ -264,12 +299,14 @@ impl Target {
         }
         let mut buffer = Buffer::borrow(STANDARD);
         while !budget.is_spent() && frames.len() < STANDARD {
-            match self.socket.get_ref().recv(&mut buffer) {
-                Ok(len) => {
-                    budget.spend(len);
-                    // IPv6 can carry a little more than a frame can.
-                    if encode(buffer.get(..len).unwrap_or_default(), frames).is_err() {
-                        tally.dropped += 1;
+            match receive(self.socket.get_ref(), &mut buffer) {
+                Ok(received) => {
+                    for datagram in received.datagrams(&buffer) {
+                        budget.spend(datagram.len());
+                        // IPv6 can carry a little more than a frame can.
+                        if encode(datagram, frames).is_err() {
+                            tally.dropped += 1;
+                        }
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -290,19 +327,128 @@ impl Target {
     }
 
     fn poll_send(
-        &self,
+        &mut self,
         cx: &mut Context<'_>,
         frames: &[u8],
         tally: &mut Tally,
         budget: &mut Budget,
     ) -> Poll<Result<usize, Over>> {
         loop {
-            let send = |bytes: &[u8]| self.socket.get_ref().send(bytes);
-            let (done, full) = send_each(frames, tally, budget, send)?;
+            let way = (self.socket.get_ref(), Route::default(), &mut self.trains);
+            let (done, full) = send_frames(way, frames, tally, budget)?;
             if done > 0 || !full {
                 return Poll::Ready(Ok(done));
             }
             ready!(self.socket.poll_writable(cx))?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixDatagram;
+
+    use socket2::SockRef;
+
+    use super::*;
+    use crate::relay::testing::{ANY, PATIENCE};
+
+    /// Frames of datagrams of these lengths.
+    fn frames(lens: &[usize]) -> Vec<u8> {
+        let mut frames = Vec::new();
+        for &len in lens {
+            encode(&vec![7; len], &mut frames).unwrap();
+        }
+        frames
+    }
+
+    fn send(socket: &UdpSocket, frames: &[u8], tally: &mut Tally) -> (usize, bool) {
+        let (mut done, mut trains) = (0, Trains::new());
+        loop {
+            let way = (socket, Route::default(), &mut trains);
+            let mut budget = Budget::of_datagrams();
+            let (more, full) = send_frames(way, &frames[done..], tally, &mut budget).unwrap();
+            done += more;
+            if full || done == frames.len() {
+                return (done, full);
+            }
+        }
+    }
+
+    fn pair() -> (UdpSocket, UdpSocket) {
+        let [here, there] = [(); 2].map(|()| UdpSocket::bind(ANY).unwrap());
+        here.connect(there.local_addr().unwrap()).unwrap();
+        there.set_read_timeout(Some(PATIENCE)).unwrap();
+        (here, there)
+    }
+
+    /// A socket that is full when its peer does not read, and its peer. It knows no trains, so those
+    /// must have been looked for before, and it refuses what is longer than its buffer.
+    fn narrow() -> (UdpSocket, UnixDatagram) {
+        let mut tally = Tally::default();
+        send(&pair().0, &frames(&[1, 1]), &mut tally);
+        let (here, there) = UnixDatagram::pair().unwrap();
+        here.set_nonblocking(true).unwrap();
+        there.set_nonblocking(true).unwrap();
+        (OwnedFd::from(here).into(), there)
+    }
+
+    #[test]
+    fn a_full_socket_takes_the_rest_later_and_in_order() {
+        let (here, there) = narrow();
+        let lens: Vec<usize> = (0..1500).collect();
+        let (all, mut tally) = (frames(&lens), Tally::default());
+        let (mut done, mut came, mut waits, mut buffer) = (0, 0, 0, [0; 2048]);
+        while came < lens.len() {
+            let (more, full) = send(&here, &all[done..], &mut tally);
+            (done, waits) = (done + more, waits + u32::from(full));
+            while let Ok(len) = there.recv(&mut buffer) {
+                assert_eq!(len, lens[came]);
+                came += 1;
+            }
+        }
+        assert!(waits > 0);
+        let payload = lens.iter().sum();
+        assert_eq!((done, tally.sent, tally.dropped), (all.len(), payload, 0));
+    }
+
+    #[test]
+    fn what_is_refused_is_dropped_alone() {
+        let (here, there) = narrow();
+        let long = SockRef::from(&here)
+            .send_buffer_size()
+            .unwrap()
+            .min(DATAGRAM);
+        SockRef::from(&here).set_send_buffer_size(8192).unwrap();
+        let (all, mut tally) = (frames(&[1, 2, long, 4, long, long, 6, 7]), Tally::default());
+        assert_eq!(send(&here, &all, &mut tally), (all.len(), false));
+        assert_eq!((tally.sent, tally.dropped), (20, 3));
+        let mut buffer = [0; 16];
+        for len in [1, 2, 4, 6, 7] {
+            assert_eq!(there.recv(&mut buffer).unwrap(), len);
+        }
+    }
+
+    #[test]
+    fn the_answer_to_an_earlier_datagram_costs_no_other() {
+        // Nobody else uses this address, so nobody takes the port meanwhile.
+        let here = UdpSocket::bind(ANY).unwrap();
+        for lens in [&[8, 8, 8, 3][..], &[1, 2, 0, 3], &[5]] {
+            let gone = UdpSocket::bind("127.77.0.7:0").unwrap();
+            let target = gone.local_addr().unwrap();
+            here.connect(target).unwrap();
+            drop(gone);
+            here.send(b"is nobody there?").unwrap();
+            let back = UdpSocket::bind(target).unwrap();
+            back.set_read_timeout(Some(PATIENCE)).unwrap();
+            let (all, mut tally) = (frames(lens), Tally::default());
+            assert_eq!(send(&here, &all, &mut tally), (all.len(), false));
+            assert_eq!(tally.dropped, 0);
+            let mut buffer = [0; 16];
+            for &len in lens {
+                assert_eq!(back.recv(&mut buffer).unwrap(), len);
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use super::buffer::{Buffer, STANDARD};
 use super::queue::{Closed, PER_USER, Pushed, Queue, Quota};
 use super::side::concerns_one_peer;
 use crate::clock::{Clock, Deadline};
+use crate::net::datagram::{Received, Route, receive};
 use crate::stats::Stats;
 
 /// Receives on `socket` until that fails, and hands each datagram to its session. `begin` is given
@@ -41,7 +42,7 @@ pub async fn serve(
         stats,
         sessions: Mutex::new(Sessions {
             table: FlowTable::new(idle, cap),
-            queues: BTreeMap::new(),
+            users: BTreeMap::new(),
         }),
     };
     let serving = Serving(Arc::new(hub));
@@ -74,8 +75,13 @@ impl UdpUser {
         self.queue.poll_take(cx, frames)
     }
 
-    pub(crate) fn send(&self, datagram: &[u8]) -> io::Result<usize> {
-        self.hub.socket.get_ref().send_to(datagram, self.address)
+    /// The way to the user: from the address that it sent its latest datagram to.
+    pub(crate) fn route(&self) -> Route {
+        let sessions = self.hub.sessions();
+        Route {
+            to: Some(self.address),
+            from: sessions.users.get(&self.id).and_then(|user| user.asked),
+        }
     }
 
     pub(crate) fn socket(&self) -> &Arc<Async<UdpSocket>> {
@@ -99,7 +105,7 @@ impl Drop for UdpUser {
     fn drop(&mut self) {
         let mut sessions = self.hub.sessions();
         sessions.table.remove(self.id);
-        sessions.queues.remove(&self.id);
+        sessions.users.remove(&self.id);
     }
 }
 
@@ -114,7 +120,13 @@ struct Hub {
 
 struct Sessions {
     table: FlowTable,
-    queues: BTreeMap<UserId, Arc<Queue>>,
+    users: BTreeMap<UserId, Session>,
+}
+
+struct Session {
+    queue: Arc<Queue>,
+    /// Which of our addresses the latest datagram was sent to, if it matters and is known.
+    asked: Option<IpAddr>,
 }
 
 impl Hub {
@@ -131,12 +143,8 @@ impl Hub {
         let mut budget = Budget::of_datagrams();
         let mut buffer = Buffer::borrow(STANDARD);
         while !budget.is_spent() {
-            match self.socket.get_ref().recv_from(&mut buffer) {
-                Ok((len, from)) => {
-                    budget.spend(len);
-                    let datagram = buffer.get(..len).unwrap_or_default();
-                    self.deliver(from, datagram, begin);
-                }
+            match receive(self.socket.get_ref(), &mut buffer) {
+                Ok(received) => self.deliver(&received, &buffer, begin, &mut budget),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     drop(buffer);
                     self.poll_expired(cx, timer);
@@ -156,39 +164,53 @@ impl Hub {
 
     fn deliver(
         self: &Arc<Self>,
-        from: SocketAddr,
-        datagram: &[u8],
+        received: &Received,
+        buffer: &[u8],
         begin: &mut impl FnMut(UdpUser),
+        budget: &mut Budget,
     ) {
-        let mut sessions = self.sessions();
-        let (known, new) = match sessions.table.touch(self.clock.now(), from) {
-            Touch::Known(id) => (sessions.queues.get(&id).map(Arc::clone), None),
-            Touch::New(id) => {
-                let queue = Arc::new(Queue::new(Arc::clone(&self.quota), PER_USER));
-                sessions.queues.insert(id, Arc::clone(&queue));
-                (Some(queue), Some(id))
+        let (queue, new) = self.session(received);
+        for datagram in received.datagrams(buffer) {
+            budget.spend(datagram.len());
+            let pushed = queue.as_ref().map(|queue| queue.push(datagram));
+            if pushed != Some(Pushed::Taken) {
+                self.stats.dropped.add(1);
             }
-            Touch::Full => {
-                self.stats.refused.add(1);
-                (None, None)
+            if pushed == Some(Pushed::Dropped { first: true }) {
+                debug!(
+                    user = %received.from,
+                    "a UDP user's datagrams are dropped, its session does not keep up"
+                );
             }
-        };
-        drop(sessions);
-        let pushed = known.as_ref().map(|queue| queue.push(datagram));
-        if pushed != Some(Pushed::Taken) {
-            self.stats.dropped.add(1);
         }
-        if pushed == Some(Pushed::Dropped { first: true }) {
-            debug!(user = %from, "a UDP user's datagrams are dropped, its session does not keep up");
-        }
-        if let (Some(id), Some(queue)) = (new, known) {
+        if let (Some(id), Some(queue)) = (new, queue) {
             begin(UdpUser {
                 hub: Arc::clone(self),
                 id,
-                address: from,
+                address: received.from,
                 queue,
             });
         }
+    }
+
+    /// The queue of the user that sent something, if there may be one more, and its number if it is
+    /// new.
+    fn session(&self, received: &Received) -> (Option<Arc<Queue>>, Option<UserId>) {
+        let mut sessions = self.sessions();
+        let (id, is_new) = match sessions.table.touch(self.clock.now(), received.from) {
+            Touch::Known(id) => (id, false),
+            Touch::New(id) => (id, true),
+            Touch::Full => {
+                self.stats.refused.add(1);
+                return (None, None);
+            }
+        };
+        let session = sessions.users.entry(id).or_insert_with(|| Session {
+            queue: Arc::new(Queue::new(Arc::clone(&self.quota), PER_USER)),
+            asked: None,
+        });
+        session.asked = received.to;
+        (Some(Arc::clone(&session.queue)), is_new.then_some(id))
     }
 
     /// Ends the sessions whose time has come, and sees to being woken for the next.
@@ -202,8 +224,8 @@ impl Hub {
             if due <= now {
                 sessions.table.handle_timeout(now);
                 while let Some(expired) = sessions.table.poll_output() {
-                    if let Some(queue) = sessions.queues.remove(&expired.0) {
-                        queue.close(Closed::Idle);
+                    if let Some(session) = sessions.users.remove(&expired.0) {
+                        session.queue.close(Closed::Idle);
                     }
                 }
                 continue;
@@ -222,9 +244,9 @@ struct Serving(Arc<Hub>);
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        let queues = std::mem::take(&mut self.0.sessions().queues);
-        for queue in queues.values() {
-            queue.close(Closed::Stopped);
+        let users = std::mem::take(&mut self.0.sessions().users);
+        for session in users.values() {
+            session.queue.close(Closed::Stopped);
         }
     }
 }

@@ -13,6 +13,7 @@ use tracing::Dispatch;
 
 use super::*;
 use crate::group::Group;
+use crate::net::datagram::take_trains;
 use crate::net::{Stream, tune_datagrams};
 use crate::relay::buffer;
 use crate::relay::testing::{ANY, Driven, PATIENCE, connection, pattern, settings, sockets, tls};
@@ -69,6 +70,7 @@ impl Tunnel {
         let runtime = Driven::new();
         let group = Arc::new(Group::new(Dispatch::none()));
         let users = socket();
+        take_trains(&users);
         let address = users.local_addr().unwrap();
         let settings = Arc::new(settings);
         let (tell, ended) = unbounded();
@@ -123,7 +125,9 @@ impl Tunnel {
 
 async fn session(path: Path, user: UdpUser, settings: &Settings, to: SocketAddr) -> Ended {
     let mut near = Side::user(user);
-    let mut target = Side::target(Async::new(connected(to)).unwrap());
+    let target = connected(to);
+    take_trains(&target);
+    let mut target = Side::target(Async::new(target).unwrap());
     if matches!(path, Path::Direct) {
         return relay(&mut near, target, settings, None).await;
     }
@@ -154,7 +158,10 @@ async fn session(path: Path, user: UdpUser, settings: &Settings, to: SocketAddr)
 }
 
 fn burst(path: Path, datagrams: &[Vec<u8>]) {
-    let tunnel = Tunnel::echoing(path);
+    burst_through(Tunnel::echoing(path), datagrams);
+}
+
+fn burst_through(tunnel: Tunnel, datagrams: &[Vec<u8>]) {
     let user = connected(tunnel.users);
     // All at once, if the system lets a socket have so much room.
     let (room, mut used) = (SockRef::from(&user).recv_buffer_size().unwrap(), 0);
@@ -209,6 +216,24 @@ fn a_burst_of_small_and_empty_datagrams_arrives_whole_and_unmerged() {
 fn a_burst_of_the_largest_datagrams_arrives_whole() {
     for path in [Path::Framed, Path::FramedTls, Path::Direct] {
         burst(path, &large_ones());
+    }
+}
+
+#[test]
+fn datagrams_of_all_lengths_keep_their_order_from_one_tunnel_to_another() {
+    let lens = [
+        0, 1200, 1200, 1200, 300, 0, DATAGRAM, 3, 3, 4, 20_000, 20_000, 1,
+    ];
+    let mixed: Vec<_> = (0..)
+        .zip(lens.repeat(30))
+        .map(|(number, len)| pattern(number, len))
+        .collect();
+    for path in [Path::Framed, Path::Direct] {
+        // What the one sends at once the other receives at once.
+        let inner = Tunnel::echoing(path);
+        let outer = Tunnel::new(path, settings(), inner.users);
+        burst_through(outer, &mixed);
+        assert_eq!(inner.finish().dropped, 0);
     }
 }
 
