@@ -27,7 +27,7 @@ def growth(bench):
         for amount in amounts[:2] if bench.small else amounts:
             case = f"{amount} {what}"
             print(f"growth: {case}", flush=True)
-            found = bench.rounds_of(case, ours, lambda p, n=amount, m=measure: m(bench, p, n))
+            found = bench.rounds_of(case, ours, lambda p, n=amount, m=measure: m(bench, p, n), most=3)
             yield from bench.rows("growth", case, found)
 
 
