@@ -41,10 +41,12 @@ case "${1:-}" in
     aarch64)
         target=aarch64-unknown-linux-gnu qemu=qemu-aarch64-static
         gcc=aarch64-linux-gnu libc=libc6-dev-arm64-cross std=libstd-rust-web-dev:arm64
+        loader=/lib/ld-linux-aarch64.so.1
         ;;
     armv7)
         target=armv7-unknown-linux-gnueabihf qemu=qemu-arm-static
         gcc=arm-linux-gnueabihf libc=libc6-dev-armhf-cross std=rust-web-src
+        loader=
         ;;
     *)
         sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
@@ -64,6 +66,7 @@ missing() {
     have "$gcc-gcc" || echo "gcc-$gcc"
     [ -e "$("$gcc-gcc" -print-file-name=crt1.o 2>/dev/null)" ] || echo "$libc"
     have "$qemu" || echo qemu-user-static
+    [ -z "$loader" ] || [ -e "$loader" ] || echo libc6:arm64
 }
 
 # The Rust at hand, else that of Debian, which may have to build its standard library too.
