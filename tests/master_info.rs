@@ -4,6 +4,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::support::api::{Api, PATIENCE};
+use crate::support::binary::processor;
 use crate::support::master::{Master, Setup};
 use crate::support::ports::Port;
 use crate::support::until::{millis, secs, until};
@@ -24,12 +25,7 @@ fn info_tells_of_the_master_and_its_machine() {
     ] {
         assert_eq!(info[name], value, "{name}: {info}");
     }
-    let arch = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    assert_eq!(info["arch"], arch);
+    assert_eq!(info["arch"], processor());
     assert!(info["mid"].is_string());
     let version = info["ver"].as_str().unwrap().trim_start_matches('v');
     let numbers: Vec<u32> = version

@@ -1,5 +1,6 @@
 //! The program under test as a child process.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -70,15 +71,17 @@ impl Launch {
 
     /// Starts it.
     pub(crate) fn start(&self) -> Process {
-        let program = self.program.clone().unwrap_or_else(path);
-        let mut command = match self.under.split_first() {
-            None => Command::new(program),
-            Some((first, rest)) => {
-                let mut command = Command::new(first);
-                command.args(rest).arg(program);
-                command
+        let mut words: Vec<OsString> = self.under.iter().map(OsString::from).collect();
+        match &self.program {
+            Some(program) => words.push(program.into()),
+            None if self.is_other() => words.push(BUILT.into()),
+            None => {
+                words.extend(runner().split_whitespace().map(OsString::from));
+                words.push(path().into());
             }
-        };
+        }
+        let mut command = Command::new(words.remove(0));
+        command.args(words);
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("NP_")) {
                 command.env_remove(name);
@@ -86,6 +89,12 @@ impl Launch {
         }
         command.args(&self.args).envs(self.env.iter().cloned());
         Process::start(command, &self.args.join(" "))
+    }
+
+    /// Whether `NODEPASS_ONLY` leaves it to the binary that cargo built.
+    fn is_other(&self) -> bool {
+        let scheme = self.args.first().and_then(|url| url.split_once("://"));
+        std::env::var("NODEPASS_ONLY").is_ok_and(|only| scheme.is_none_or(|(it, _)| it != only))
     }
 
     /// Starts it and waits for its end.
@@ -100,10 +109,28 @@ impl Launch {
     }
 }
 
+/// The binary that cargo built along with the tests.
+const BUILT: &str = env!("CARGO_BIN_EXE_nodepass");
+
 /// `NODEPASS_BIN`, else the binary that cargo built along with the tests.
 pub(crate) fn path() -> PathBuf {
-    std::env::var_os("NODEPASS_BIN")
-        .map_or_else(|| env!("CARGO_BIN_EXE_nodepass").into(), Into::into)
+    std::env::var_os("NODEPASS_BIN").map_or_else(|| BUILT.into(), Into::into)
+}
+
+/// The processor that [the binary](path) is for, as Go names it: what its ELF header says.
+pub(crate) fn processor() -> &'static str {
+    let binary = std::fs::read(path()).unwrap();
+    match binary.get(18..20) {
+        Some([0x28, 0]) => "arm",
+        Some([0x3E, 0]) => "amd64",
+        Some([0xB7, 0]) => "arm64",
+        other => panic!("a processor without a name here: {other:?}"),
+    }
+}
+
+/// `NODEPASS_RUNNER`: what runs the binary on a machine that cannot, with its arguments.
+fn runner() -> String {
+    std::env::var("NODEPASS_RUNNER").unwrap_or_default()
 }
 
 /// Where cargo puts the examples that it builds along with the tests.

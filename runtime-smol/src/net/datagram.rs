@@ -66,6 +66,9 @@ pub(crate) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Recei
     system::receive(socket, buffer)
 }
 
+/// Fewer do not leave the system call that they share with others.
+const WORTH: usize = 3;
+
 /// From where to where datagrams go.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Route {
@@ -108,20 +111,18 @@ impl Trains {
     }
 }
 
-/// Sends some of `datagrams`, of which there is one at least, in order: how many were sent.
+/// Sends some of `datagrams`, of which there is one at least, in order: of how many it was decided, and
+/// whether those were sent or, with an error of `sendmsg`, none of them.
 ///
 /// A source that is not ours, or not any more, is not insisted on.
-///
-/// # Errors
-/// Those of `sendmsg`. The error concerns the first of them alone, and none was sent.
 pub(crate) fn send(
     socket: &UdpSocket,
     route: Route,
     trains: &mut Trains,
     datagrams: &[IoSlice<'_>],
-) -> io::Result<usize> {
+) -> (usize, io::Result<()>) {
     let before = *trains;
-    let sent = send_from(socket, route, trains, datagrams);
+    let (count, sent) = send_from(socket, route, trains, datagrams);
     if route.from.is_some() && sent.as_ref().is_err_and(may_be_the_source) {
         *trains = before;
         let route = Route {
@@ -130,7 +131,7 @@ pub(crate) fn send(
         };
         return send_from(socket, route, trains, datagrams);
     }
-    sent
+    (count, sent)
 }
 
 fn send_from(
@@ -138,25 +139,34 @@ fn send_from(
     route: Route,
     trains: &mut Trains,
     datagrams: &[IoSlice<'_>],
-) -> io::Result<usize> {
+) -> (usize, io::Result<()>) {
     let may = system::has_trains(socket);
     let train = if may { trains.of(datagrams) } else { 1 };
-    if train > 1 {
+    if train >= WORTH || (train > 1 && train == datagrams.len()) {
         let (train, each) = (
             datagrams.get(..train).unwrap_or_default(),
             length(datagrams),
         );
-        match system::send_train(socket, route, train, each) {
-            Err(error) if is_refusal(&error) => trains.longest = each - 1,
-            sent => return sent.map(|()| train.len()),
+        let send = || system::send_train(socket, route, train, each);
+        let mut sent = send();
+        if sent.as_ref().is_err_and(is_refusal) {
+            // It may be about an earlier datagram.
+            sent = send();
         }
+        if !sent.as_ref().is_err_and(is_refusal) {
+            return (train.len(), sent);
+        }
+        trains.longest = each - 1;
     }
     // Up to the next train.
     let singles = (1..datagrams.len())
-        .find(|&at| may && trains.of(datagrams.get(at..).unwrap_or_default()) > 1)
+        .find(|&at| may && trains.of(datagrams.get(at..).unwrap_or_default()) >= WORTH)
         .unwrap_or(datagrams.len());
     let singles = datagrams.get(..singles).unwrap_or_default();
-    system::send_each(socket, route, singles)
+    match system::send_each(socket, route, singles) {
+        Ok(count) => (count, Ok(())),
+        Err(error) => (1, Err(error)),
+    }
 }
 
 /// That of the first.
@@ -197,7 +207,9 @@ mod tests {
         let datagrams: Vec<_> = bytes.iter().map(|one| IoSlice::new(one)).collect();
         let (mut rest, mut calls, mut trains) = (&*datagrams, 0, Trains::new());
         while !rest.is_empty() {
-            rest = &rest[send(socket, route, &mut trains, rest).unwrap()..];
+            let (count, sent) = send(socket, route, &mut trains, rest);
+            sent.unwrap();
+            rest = &rest[count..];
             calls += 1;
         }
         calls
@@ -276,7 +288,7 @@ mod tests {
         let (here, there) = pair();
         let sent = send_all(&here, Route::default(), &lens);
         let came = receive_all(&there, &lens);
-        if cfg!(target_os = "linux") {
+        if system::has_trains(&here) {
             assert!(sent < lens.len() / 2, "{sent} system calls");
             assert!(came < lens.len(), "{came} system calls");
         }

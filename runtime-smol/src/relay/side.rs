@@ -190,26 +190,27 @@ fn send_frames(
     let mut done = 0;
     while !budget.is_spent() && done < frames.len() {
         let batch = next_batch(frames.get(done..).unwrap_or_default())?;
+        if batch.is_empty() {
+            break;
+        }
         let (mut rest, mut again) = (&*batch, true);
         while !rest.is_empty() {
-            let sent = datagram::send(socket, route, trains, rest);
-            let count = match &sent {
-                Ok(sent) => *sent,
+            let (count, sent) = datagram::send(socket, route, trains, rest);
+            match &sent {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok((done, true)),
-                // It may be the answer to an earlier datagram, and this one is not sent then.
+                // It may be the answer to an earlier datagram, and these are not sent then.
                 Err(error) if again && concerns_one_peer(error) => {
                     again = false;
                     continue;
                 }
-                Err(_) => 1,
-            };
-            again = true;
+                Ok(()) | Err(_) => again = true,
+            }
             let (gone, left) = rest.split_at_checked(count).unwrap_or((rest, &[]));
             for datagram in gone {
                 done += HEADER + datagram.len();
                 budget.spend(datagram.len());
                 match sent {
-                    Ok(_) => tally.sent += datagram.len(),
+                    Ok(()) => tally.sent += datagram.len(),
                     Err(_) => tally.dropped += 1,
                 }
             }
@@ -383,8 +384,9 @@ mod tests {
         (here, there)
     }
 
-    /// A socket that is full when its peer does not read, and its peer. It knows no trains, so those
-    /// must have been looked for before, and it refuses what is longer than its buffer.
+    /// A socket that is full when its peer does not read, and its peer. It would make one datagram of a
+    /// train, so none must be sent, and whether the system knows them must have been asked before. It
+    /// refuses what is longer than its buffer.
     fn narrow() -> (UdpSocket, UnixDatagram) {
         let mut tally = Tally::default();
         send(&pair().0, &frames(&[1, 1]), &mut tally);

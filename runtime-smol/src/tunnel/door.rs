@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::io;
+use std::mem;
 use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -290,11 +291,14 @@ impl Door {
 /// What the first bytes say, or that none come; `None` at the end of the stream. They are looked at,
 /// not read: TLS wants them, too, and a preface is read in one piece.
 async fn look(socket: &Async<TcpStream>, demux: &mut Demux) -> io::Result<Option<Verdict>> {
+    let mut fresh = true;
     loop {
         let mut start = [0; demux::PREFACE_MAGIC.len()];
         let look = async {
             // Who has just connected has hardly said anything yet.
-            socket.readable().await?;
+            if mem::take(&mut fresh) {
+                socket.readable().await?;
+            }
             socket.peek(&mut start).await.map(Some)
         };
         let due = demux.poll_timeout();
@@ -358,4 +362,38 @@ async fn data(
         preface,
         exporter,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::time::Duration;
+
+    use protocol::config::Generations;
+
+    use super::*;
+
+    #[test]
+    fn who_has_said_one_byte_is_not_silent() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = Async::new(listener.accept().unwrap().0).unwrap();
+        let now = Clock::new().now();
+        let mut demux = Demux::new(
+            Generations::AUTO,
+            Expected::Plain,
+            now,
+            Duration::from_secs(20),
+        );
+        let (first, rest) = demux::CLIENT_HELLO.split_at(1);
+        caller.write_all(first).unwrap();
+        let saying = async {
+            Timer::after(limits::QUIET + limits::QUIET / 2).await;
+            caller.write_all(rest).unwrap();
+            pending().await
+        };
+        let seen = smol::block_on(look(&socket, &mut demux).or(saying)).unwrap();
+        assert_eq!(seen, Some(Verdict::Tls));
+    }
 }

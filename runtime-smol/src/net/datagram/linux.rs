@@ -43,18 +43,19 @@ pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Recei
     received(&message)
 }
 
+/// An odd message is told as an error that concerns its sender alone.
 fn received(message: &RecvMsg<'_, '_, SockaddrStorage>) -> io::Result<Received> {
     let from = message.address.as_ref().and_then(|from| {
         let v4 = from.as_sockaddr_in().map(|&v4| SocketAddr::from(v4));
         v4.or_else(|| from.as_sockaddr_in6().map(|&v6| SocketAddr::from(v6)))
     });
     let mut received = Received {
-        from: from.ok_or(io::ErrorKind::InvalidData)?,
+        from: from.ok_or(Errno::EPROTO)?,
         to: None,
         len: message.bytes,
         each: message.bytes,
     };
-    for aside in message.cmsgs()? {
+    for aside in message.cmsgs().map_err(|_| Errno::EPROTO)? {
         if let ControlMessageOwned::UdpGroSegments(each) = aside {
             received.each = usize::try_from(each).unwrap_or(received.len);
         } else if let ControlMessageOwned::Ipv4PacketInfo(info) = aside {
