@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_io::Timer;
 use protocol::config;
 use protocol::terms::DataTls;
 use runtime_smol::executor::Handle;
+use runtime_smol::timer::Timer;
 use serde::Deserialize;
 use smol::channel::{Sender, bounded};
 use smol::future::FutureExt as _;

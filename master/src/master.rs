@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_io::Timer;
 use protocol::config;
 use protocol::terms::DataTls;
 use runtime_smol::Runtime;
 use runtime_smol::group::Group;
 use runtime_smol::net::{ListenError, Resolver, address, listen_tcp};
+use runtime_smol::timer::Timer;
 use runtime_smol::tls::IdentityError;
 use smol::channel::{Receiver, Sender, bounded};
 use smol::future;

@@ -5,9 +5,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_io::Timer;
 use runtime_smol::executor::Handle;
 use runtime_smol::group::Group;
+use runtime_smol::timer::Timer;
 use smol::channel::Receiver;
 use tracing::Dispatch;
 

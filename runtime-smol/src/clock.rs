@@ -6,8 +6,9 @@ use std::pin::Pin;
 use std::sync::OnceLock;
 use std::task::{Context, Poll};
 
-use async_io::Timer;
 use protocol::time::Instant;
+
+use crate::timer::Timer;
 
 /// Maps the protocol's [`Instant`] to the system's monotonic clock and back.
 ///
@@ -49,7 +50,7 @@ impl Default for Clock {
 /// Waits until `at`.
 pub async fn until(at: Instant) {
     match Clock::new().to_std(at) {
-        Some(at) => drop(Timer::at(at).await),
+        Some(at) => Timer::at(at).await,
         None => std::future::pending().await,
     }
 }
@@ -99,7 +100,7 @@ impl Deadline {
             return Poll::Pending;
         }
         let fired = Pin::new(&mut self.timer).poll(cx);
-        fired.map(|_| self.armed = None)
+        fired.map(|()| self.armed = None)
     }
 }
 

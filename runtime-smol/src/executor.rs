@@ -2,13 +2,13 @@
 //!
 //! Accept loops, sessions and dials run on the control thread, and so does everything that comes of
 //! them, at first: handing a user from one thread to the next costs more than all that a short
-//! connection needs besides. But a saturated relay must not delay a ping, and async-io never yields by
-//! itself; so whatever turns out to be much work [steps aside](step_aside), to one of the relay
+//! connection needs besides. But a saturated relay must not delay a ping, and a task is never made to
+//! yield; so whatever turns out to be much work [steps aside](step_aside), to one of the relay
 //! threads, and stays there.
 //!
 //! Each of those has an executor of its own. One that threads share wakes a second thread for
 //! every task that it runs, in case there are more, and each of those wake-ups ends a wait for events
-//! somewhere: most of the system calls of a small message.
+//! somewhere. And each has a [reactor](crate::reactor) of its own, which tells of its sockets and timers.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -22,6 +22,8 @@ use std::thread::{Builder, JoinHandle};
 
 use smol::Executor;
 use smol::channel::{Receiver, Sender, bounded};
+
+use crate::reactor::Driver;
 
 /// Stack of a relay thread, in bytes. Relays are small futures; rustls in a debug build needs most
 /// of it.
@@ -123,6 +125,7 @@ pub(crate) fn watching<T>(poll: impl FnOnce() -> Poll<T>) -> (Poll<T>, Option<Ha
 #[derive(Debug)]
 pub struct Runtime {
     control: Handle,
+    driver: Driver,
     relays: Relays,
     stop: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
@@ -140,11 +143,12 @@ impl Runtime {
     }
 
     fn with_cores(threads: usize, cores: usize) -> io::Result<Self> {
-        let control = Handle::default();
+        let (control, driver) = (Handle::default(), Driver::new());
         if threads <= 1 && cores <= 1 {
             return Ok(Self {
                 relays: Relays::new([]),
                 control,
+                driver,
                 stop: None,
                 threads: Vec::new(),
             });
@@ -155,6 +159,7 @@ impl Runtime {
             .collect();
         let mut runtime = Self {
             control,
+            driver,
             relays: Relays::new(executors.clone()),
             stop: Some(stop),
             threads: Vec::new(),
@@ -181,7 +186,7 @@ impl Runtime {
         // Boxed: each layer around it would hold it once more, on a stack that never shrinks.
         let main = Box::pin(main);
         let before = HERE.replace(Here::Control(self.relays.clone()));
-        let done = async_io::block_on(self.control.run(when_woken(main)));
+        let done = self.driver.block_on(self.control.run(when_woken(main)));
         HERE.set(before);
         done
     }
@@ -240,8 +245,9 @@ impl Wake for Bell {
 /// arrives here must not take the thread from the other relays.
 fn drive(executor: &Handle, stopped: &Receiver<()>) {
     HERE.set(Here::Relay(Arc::clone(executor)));
+    let driver = Driver::new();
     loop {
-        let run = || async_io::block_on(executor.run(stopped.recv()));
+        let run = || driver.block_on(executor.run(stopped.recv()));
         if catch_unwind(AssertUnwindSafe(run)).is_ok() {
             return;
         }
@@ -250,12 +256,16 @@ fn drive(executor: &Handle, stopped: &Receiver<()>) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::thread;
+    use std::time::Duration;
 
+    use smol::io::AsyncReadExt as _;
     use tracing::Dispatch;
 
     use super::*;
     use crate::group::Group;
+    use crate::timer::Timer;
 
     fn name() -> Option<String> {
         thread::current().name().map(str::to_owned)
@@ -335,6 +345,27 @@ mod tests {
         let relay = runtime.relays.next().unwrap();
         relay.spawn(async { panic!("planted") }).detach();
         assert!(runtime.block_on(relay.spawn(async { name() })).is_some());
+    }
+
+    #[test]
+    fn who_waits_on_a_thread_survives_a_panic_there() {
+        let runtime = Runtime::with_cores(1, 2).unwrap();
+        let relay = runtime.relays.next().unwrap();
+        let (waits, waiting) = bounded::<()>(1);
+        let (mut far, reads) = runtime.block_on(relay.spawn(async {
+            let (mut near, far) = crate::relay::testing::connection();
+            let reading = async move {
+                waits.send(()).await.unwrap();
+                Timer::after(Duration::from_millis(1)).await;
+                near.read(&mut [0; 8]).await.unwrap()
+            };
+            (far, of_this_relay_thread().unwrap().spawn(reading))
+        }));
+        runtime.block_on(waiting.recv()).unwrap();
+        relay.spawn(async { panic!("planted") }).detach();
+        runtime.block_on(relay.spawn(async {}));
+        far.write_all(b"news").unwrap();
+        assert_eq!(runtime.block_on(reads), 4);
     }
 
     #[test]

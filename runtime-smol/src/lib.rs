@@ -8,8 +8,10 @@ pub mod limiter;
 pub mod log;
 pub mod net;
 pub mod random;
+mod reactor;
 pub mod relay;
 pub mod stats;
+pub mod timer;
 pub mod tls;
 pub mod tunnel;
 

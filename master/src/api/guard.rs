@@ -5,10 +5,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_io::Timer;
-
 use super::reply::{Content, Reply};
 use super::streams::Quota;
+use runtime_smol::timer::Timer;
 
 /// Wrong keys from one address that are answered at once.
 const WRONG: u32 = 10;

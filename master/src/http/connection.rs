@@ -4,8 +4,8 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use async_io::Timer;
 use runtime_smol::net::Stream;
+use runtime_smol::timer::Timer;
 use smol::future;
 
 use super::body::Decoder;
@@ -272,7 +272,7 @@ async fn feed(
 
 /// Does the TLS handshake, if there is to be one.
 pub(super) async fn open(
-    tcp: async_io::Async<std::net::TcpStream>,
+    tcp: runtime_smol::net::Polled<std::net::TcpStream>,
     http: &Http,
 ) -> io::Result<Stream> {
     match &http.tls {

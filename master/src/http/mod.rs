@@ -24,11 +24,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use async_io::Async;
 use event_listener::Event;
 use runtime_smol::executor::Handle;
 use runtime_smol::group::Group;
-use runtime_smol::net::Acceptor;
+use runtime_smol::net::{Acceptor, Polled};
 use runtime_smol::tls::ServerTls;
 use smol::future;
 use socket2::{SockRef, TcpKeepalive};
@@ -75,7 +74,7 @@ impl Http {
     /// is closed then.
     pub(crate) async fn serve(
         self: Arc<Self>,
-        listener: Async<TcpListener>,
+        listener: Polled<TcpListener>,
         executor: Handle,
         group: Weak<Group>,
     ) {
@@ -114,7 +113,7 @@ impl Http {
         }
     }
 
-    async fn connection(self: Arc<Self>, tcp: Async<TcpStream>, peer: IpAddr, seat: Held) {
+    async fn connection(self: Arc<Self>, tcp: Polled<TcpStream>, peer: IpAddr, seat: Held) {
         let served = async {
             match connection::open(tcp, &self).await {
                 Ok(stream) => connection::serve(stream, peer, &seat, &self).await,

@@ -4,7 +4,6 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
-use async_io::Timer;
 use smol::future;
 use socket2::SockRef;
 
@@ -14,6 +13,7 @@ use super::sse::{self, LAST_CHUNK, RETRY};
 use super::wire::Wire;
 use crate::api::{Content, Reply};
 use crate::events::{Event, Subscription};
+use runtime_smol::timer::Timer;
 
 /// Writes the head of `reply` and its events. The connection never goes on afterwards: false.
 pub(super) async fn run(wire: &mut Wire, reply: Reply, old: bool) -> io::Result<bool> {

@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use async_io::Timer;
 use runtime_smol::net::Stream;
+use runtime_smol::timer::Timer;
 use smol::future;
 use smol::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _};
 
@@ -170,7 +170,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::thread;
 
-    use async_io::Async;
+    use runtime_smol::net::Polled;
 
     use super::*;
 
@@ -178,7 +178,7 @@ mod tests {
     fn what_nobody_wants_is_not_kept() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let stream = Async::new(listener.accept().unwrap().0).unwrap();
+        let stream = Polled::new(listener.accept().unwrap().0).unwrap();
         let flood = thread::spawn(move || {
             // Ends with an error when the other side has had enough.
             while caller.write_all(&[b'x'; PIECE]).is_ok() {}

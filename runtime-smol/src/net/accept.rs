@@ -1,19 +1,21 @@
 //! Accepting connections, whatever the system runs short of.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
-use async_io::{Async, Timer};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use rustix::process::{Resource, getrlimit};
 use socket2::SockRef;
 
+use super::polled::Polled;
 use super::reason;
 use super::shortage::{Episode, is_shortage};
 use super::socket::{Tune, canonical};
+use crate::timer::Timer;
 
 /// The pause when the system has no room for another connection.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -23,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// One task owns it. Handshakes do not belong into that task.
 #[derive(Debug)]
 pub struct Acceptor {
-    listener: Async<TcpListener>,
+    listener: Polled<TcpListener>,
     /// For each connection, unless it inherits its options.
     tune: Option<Tune>,
     /// Descriptors in use from which on accepting pauses.
@@ -38,12 +40,12 @@ impl Acceptor {
     /// Accepts from `listener` and prepares each connection with `tune`. Accepting pauses while
     /// 95 % of the process's descriptors (its soft limit now) are in use.
     #[must_use]
-    pub fn new(listener: Async<TcpListener>, tune: Tune) -> Self {
+    pub fn new(listener: Polled<TcpListener>, tune: Tune) -> Self {
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         Self::with_crowd(listener, tune, limit.saturating_sub(limit / 20))
     }
 
-    fn with_crowd(listener: Async<TcpListener>, tune: Tune, crowd: u64) -> Self {
+    fn with_crowd(listener: Polled<TcpListener>, tune: Tune, crowd: u64) -> Self {
         // Linux hands the options of the listener down: half a dozen system calls less for each
         // connection.
         let inherited =
@@ -71,11 +73,11 @@ impl Acceptor {
     ///
     /// # Errors
     /// The listener itself is broken, which should not happen.
-    pub async fn accept(&mut self) -> io::Result<(Async<TcpStream>, SocketAddr)> {
+    pub async fn accept(&mut self) -> io::Result<(Polled<TcpStream>, SocketAddr)> {
         self.wait_for_descriptors().await;
         loop {
-            let error = match self.listener.read_with(take).await {
-                Ok((stream, peer)) => match Async::new_nonblocking(stream) {
+            let error = match poll_fn(|cx| self.listener.poll_read_with(cx, take)).await {
+                Ok((stream, peer)) => match Polled::new_nonblocking(stream) {
                     Ok(stream) => return Ok((self.admit(stream), canonical(peer))),
                     Err(error) => error,
                 },
@@ -94,9 +96,9 @@ impl Acceptor {
         }
     }
 
-    fn admit(&mut self, stream: Async<TcpStream>) -> Async<TcpStream> {
+    fn admit(&mut self, stream: Polled<TcpStream>) -> Polled<TcpStream> {
         // The system gives out the lowest free number, so all below it are in use.
-        self.crowded = number(&stream) >= self.crowd;
+        self.crowded = number(stream.get_ref()) >= self.crowd;
         if let Some(tune) = self.tune {
             // A peer that is gone already shows when its connection is read.
             drop(tune(&SockRef::from(stream.get_ref())));

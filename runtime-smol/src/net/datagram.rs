@@ -232,7 +232,8 @@ mod tests {
     }
 
     fn socket(address: impl Into<SocketAddr>) -> UdpSocket {
-        let socket = listen_udp(address.into()).unwrap().into_inner().unwrap();
+        let socket = listen_udp(address.into()).unwrap();
+        let socket = socket.get_ref().try_clone().unwrap();
         socket.set_nonblocking(false).unwrap();
         let patience = Some(Duration::from_secs(20));
         socket.set_read_timeout(patience).unwrap();

@@ -7,17 +7,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use async_io::{Async, Timer};
 use rustix::io::Errno;
 use smol::future::FutureExt as _;
 use socket2::{Domain, Socket, Type};
 
 use super::datagram;
+use super::polled::Polled;
 use super::race::race;
 use super::reason;
 use super::resolve::{ResolveError, Resolver};
 use super::shortage::{Episode, is_shortage};
 use super::socket::{tune_datagrams, tune_edge, tune_tunnel};
+use crate::timer::Timer;
 
 /// A dial that failed: one line that names the target.
 #[derive(Debug, thiserror::Error)]
@@ -129,7 +130,7 @@ impl Dialer {
         host: &str,
         port: u16,
         deadline: Instant,
-    ) -> Result<Async<TcpStream>, DialError> {
+    ) -> Result<Polled<TcpStream>, DialError> {
         let dial = async {
             let found = within(deadline, self.resolver.resolve(host, port)).await?;
             race(self.usable(found), self.source, tune_edge, deadline).await
@@ -147,7 +148,7 @@ impl Dialer {
         host: &str,
         port: u16,
         deadline: Instant,
-    ) -> Result<Async<TcpStream>, DialError> {
+    ) -> Result<Polled<TcpStream>, DialError> {
         let dial = async {
             let found = within(deadline, self.resolver.resolve_fresh(host, port)).await?;
             race(found, None, tune_tunnel, deadline).await
@@ -164,7 +165,7 @@ impl Dialer {
         &self,
         address: SocketAddr,
         deadline: Instant,
-    ) -> Result<Async<TcpStream>, DialError> {
+    ) -> Result<Polled<TcpStream>, DialError> {
         let dial = race(vec![address], None, tune_tunnel, deadline);
         dial.await
             .map_err(|failure| self.failed(&address.ip().to_string(), address.port(), failure))
@@ -181,7 +182,7 @@ impl Dialer {
         host: &str,
         port: u16,
         deadline: Instant,
-    ) -> Result<Async<UdpSocket>, DialError> {
+    ) -> Result<Polled<UdpSocket>, DialError> {
         let dial = async {
             let found = within(deadline, self.resolver.resolve(host, port)).await?;
             let mut failure = DialFailure::Unreachable;
@@ -240,7 +241,7 @@ async fn within(
     answer.or(late).await
 }
 
-fn associate(address: SocketAddr, source: Option<IpAddr>) -> io::Result<Async<UdpSocket>> {
+fn associate(address: SocketAddr, source: Option<IpAddr>) -> io::Result<Polled<UdpSocket>> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::DGRAM.nonblocking(),
@@ -254,11 +255,12 @@ fn associate(address: SocketAddr, source: Option<IpAddr>) -> io::Result<Async<Ud
     socket.bind(&SocketAddr::new(source.unwrap_or(any), 0).into())?;
     socket.connect(&address.into())?;
     datagram::take_trains(&socket);
-    Async::new_nonblocking(socket.into())
+    Polled::new_nonblocking(socket.into())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::net::TcpListener;
     use std::time::Duration;
 
@@ -334,12 +336,14 @@ mod tests {
             let socket = dialer(None).udp("localhost", port, soon()).await;
             let dialled = dialer(None).udp("127.0.0.1", port, soon()).await.unwrap();
             socket.unwrap();
-            dialled.send(b"hi").await.unwrap();
+            dialled.get_ref().send(b"hi").unwrap();
             let mut buffer = [0; 8];
             let (len, from) = target.recv_from(&mut buffer).unwrap();
             assert_eq!(&buffer[..len], b"hi");
             target.send_to(b"ho", from).unwrap();
-            let len = dialled.recv(&mut buffer).await.unwrap();
+            let answer =
+                poll_fn(|cx| dialled.poll_read_with(cx, |socket| socket.recv(&mut buffer)));
+            let len = answer.await.unwrap();
             assert_eq!(&buffer[..len], b"ho");
         });
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
-use async_io::Async;
+use super::polled::Polled;
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
@@ -83,11 +83,11 @@ pub async fn address(
 }
 
 /// Listens for connections. `[::]` also takes IPv4, and becomes `0.0.0.0` on a machine without
-/// IPv6. Must be called where async-io's reactor is at hand.
+/// IPv6. To be called on the thread that accepts.
 ///
 /// # Errors
 /// The address is in use, foreign or forbidden.
-pub fn listen_tcp(address: SocketAddr) -> Result<Async<TcpListener>, ListenError> {
+pub fn listen_tcp(address: SocketAddr) -> Result<Polled<TcpListener>, ListenError> {
     on(address, open_tcp).map_err(|source| ListenError::Tcp { address, source })
 }
 
@@ -96,7 +96,7 @@ pub fn listen_tcp(address: SocketAddr) -> Result<Async<TcpListener>, ListenError
 ///
 /// # Errors
 /// The address is in use, foreign or forbidden.
-pub fn listen_udp(address: SocketAddr) -> Result<Async<UdpSocket>, ListenError> {
+pub fn listen_udp(address: SocketAddr) -> Result<Polled<UdpSocket>, ListenError> {
     on(address, open_udp).map_err(|source| ListenError::Udp { address, source })
 }
 
@@ -106,7 +106,7 @@ pub fn listen_udp(address: SocketAddr) -> Result<Async<UdpSocket>, ListenError> 
 /// Those of [`listen_tcp`] and [`listen_udp`].
 pub fn listen_both(
     address: SocketAddr,
-) -> Result<(Async<TcpListener>, Async<UdpSocket>), ListenError> {
+) -> Result<(Polled<TcpListener>, Polled<UdpSocket>), ListenError> {
     let mut attempts = if address.port() == 0 {
         PAIR_ATTEMPTS
     } else {
@@ -145,15 +145,15 @@ pub(super) fn on<T>(
     }
 }
 
-fn open_tcp(address: SocketAddr) -> io::Result<Async<TcpListener>> {
-    Async::new_nonblocking(plain_tcp(address)?.into())
+fn open_tcp(address: SocketAddr) -> io::Result<Polled<TcpListener>> {
+    Polled::new_nonblocking(plain_tcp(address)?.into())
 }
 
-fn open_udp(address: SocketAddr) -> io::Result<Async<UdpSocket>> {
+fn open_udp(address: SocketAddr) -> io::Result<Polled<UdpSocket>> {
     let socket = plain_udp(address)?;
     datagram::take_trains(&socket);
     datagram::note_destinations(&socket, address);
-    Async::new_nonblocking(socket.into())
+    Polled::new_nonblocking(socket.into())
 }
 
 /// A listening TCP socket, not yet known to the reactor.
@@ -237,7 +237,8 @@ mod tests {
         let listener = listen_tcp("127.77.0.3:0".parse().unwrap()).unwrap();
         let address = listener.get_ref().local_addr().unwrap();
         let client = TcpStream::connect(address).unwrap();
-        let (served, _) = smol::block_on(listener.accept()).unwrap();
+        listener.get_ref().set_nonblocking(false).unwrap();
+        let (served, _) = listener.get_ref().accept().unwrap();
         drop((served, client, listener));
         listen_tcp(address).unwrap();
     }

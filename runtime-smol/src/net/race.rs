@@ -8,13 +8,14 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use async_io::{Async, Timer};
 use rustix::io::Errno;
 use smol::future::poll_fn;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::dial::DialFailure;
+use super::polled::Polled;
 use super::socket::Tune;
+use crate::timer::Timer;
 
 /// How long an address is tried alone before the next one is tried beside it.
 pub const HEAD_START: Duration = Duration::from_millis(250);
@@ -25,7 +26,7 @@ pub(super) async fn race(
     source: Option<IpAddr>,
     tune: Tune,
     deadline: Instant,
-) -> Result<Async<TcpStream>, DialFailure> {
+) -> Result<Polled<TcpStream>, DialFailure> {
     let left = deadline.saturating_duration_since(Instant::now());
     let pace = head_start(addresses.len(), left);
     let mut waiting = interleave(addresses);
@@ -67,11 +68,11 @@ pub(super) async fn race(
     }
 }
 
-type Attempt = Pin<Box<dyn Future<Output = io::Result<Async<TcpStream>>> + Send>>;
+type Attempt = Pin<Box<dyn Future<Output = io::Result<Polled<TcpStream>>> + Send>>;
 
 /// What ends a wait in [`race`].
 enum Event {
-    Ended(usize, io::Result<Async<TcpStream>>),
+    Ended(usize, io::Result<Polled<TcpStream>>),
     Turn,
     Deadline,
 }
@@ -100,7 +101,7 @@ async fn connect(
     address: SocketAddr,
     source: Option<IpAddr>,
     tune: Tune,
-) -> io::Result<Async<TcpStream>> {
+) -> io::Result<Polled<TcpStream>> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking(),
@@ -111,7 +112,7 @@ async fn connect(
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
     let begun = socket.connect(&address.into());
-    let stream = Async::new_nonblocking(TcpStream::from(socket))?;
+    let stream = Polled::connecting(TcpStream::from(socket))?;
     match begun {
         // Loopback connects at once.
         Ok(()) => {}

@@ -7,11 +7,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_io::Timer;
 use event_listener::Event;
 use smol::future::FutureExt as _;
 
 use super::{lookup, reason};
+use crate::timer::Timer;
 
 /// Names remembered by one resolver.
 pub const NAMES: usize = 1024;

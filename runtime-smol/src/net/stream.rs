@@ -6,12 +6,13 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use async_io::Async;
 use futures_rustls::TlsStream;
 use rustls::CommonState;
 use rustls::pki_types::CertificateDer;
 use smol::io::{AsyncRead, AsyncWrite};
 use socket2::SockRef;
+
+use super::polled::Polled;
 
 /// A TCP connection, plain or under TLS.
 ///
@@ -19,15 +20,15 @@ use socket2::SockRef;
 /// `close_notify` and FIN under TLS, FIN alone otherwise; reading goes on.
 pub enum Stream {
     /// TCP.
-    Plain(Async<TcpStream>),
+    Plain(Polled<TcpStream>),
     /// TLS over TCP.
-    Tls(Box<TlsStream<Async<TcpStream>>>),
+    Tls(Box<TlsStream<Polled<TcpStream>>>),
 }
 
 impl Stream {
     /// The socket underneath.
     #[must_use]
-    pub fn socket(&self) -> &Async<TcpStream> {
+    pub fn socket(&self) -> &Polled<TcpStream> {
         match self {
             Self::Plain(socket) => socket,
             Self::Tls(tls) => tls.get_ref().0,
@@ -53,9 +54,12 @@ impl Stream {
     ///
     /// # Errors
     /// Those of the reactor.
-    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Plain(socket) => socket.poll_readable(cx),
+            Self::Plain(socket) => {
+                socket.follow();
+                socket.poll_readable(cx)
+            }
             Self::Tls(_) => Poll::Ready(Ok(())),
         }
     }
@@ -170,7 +174,7 @@ impl AsyncWrite for Stream {
         if let Self::Tls(tls) = this {
             ready!(Pin::new(tls).poll_close(cx))?;
         }
-        // Closing an `Async` only flushes it, so the FIN is ours to send.
+        // Closing a socket here does nothing, so the FIN is ours to send.
         match this.socket().get_ref().shutdown(Shutdown::Write) {
             Err(error) if error.kind() != io::ErrorKind::NotConnected => Poll::Ready(Err(error)),
             _ => Poll::Ready(Ok(())),

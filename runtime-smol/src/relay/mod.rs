@@ -12,7 +12,7 @@
 //! Both are one task per user that polls both directions: try first and wait on `WouldBlock`, unless it
 //! is known that there is nothing more to read. A buffer is borrowed while bytes are in hand and given
 //! back before waiting for more, so an idle relay holds none. Large amounts between plain TCP sockets go
-//! through borrowed pipes instead. Every poll has a [`Budget`], because async-io never yields by itself.
+//! through borrowed pipes instead. Every poll has a [`Budget`], because a task is never made to yield.
 //! One timer per relay serves the idle timeout, the orphan rule and the rate.
 
 mod buffer;

@@ -7,10 +7,8 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::UdpSocket;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use async_io::{Async, WritableOwned};
 use protocol::limits::DATAGRAM;
 use protocol::wire::datagram::{Form, HEADER, TooLong, encode, split};
 use rustix::io::Errno;
@@ -20,8 +18,8 @@ use super::carrier::Carrier;
 use super::queue::Closed;
 use super::users::UdpUser;
 use super::{Budget, Ended};
-use crate::net::Stream;
 use crate::net::datagram::{self, MOST, Route, Trains, receive};
+use crate::net::{Polled, Room, Stream};
 
 /// One end of a UDP session.
 #[derive(Debug)]
@@ -79,11 +77,10 @@ impl<'a> Side<'a> {
 
     /// A target: a connected socket of this session's own.
     #[must_use]
-    pub const fn target(socket: Async<UdpSocket>) -> Self {
+    pub const fn target(socket: Polled<UdpSocket>) -> Self {
         Self(Kind::Target(Target {
             socket,
             trains: Trains::new(),
-            quiet: false,
         }))
     }
 
@@ -220,6 +217,15 @@ fn send_frames(
     Ok((done, false))
 }
 
+/// What [`send_frames`] did, for a [`Polled`] socket: nothing, if there was no room at all.
+fn or_would_block(sent: Result<(usize, bool), Over>) -> io::Result<Result<usize, Over>> {
+    match sent {
+        Ok((0, true)) => Err(io::ErrorKind::WouldBlock.into()),
+        Ok((done, _)) => Ok(Ok(done)),
+        Err(over) => Ok(Err(over)),
+    }
+}
+
 /// The datagrams of the first frames: as many as are sent at once.
 fn next_batch(frames: &[u8]) -> Result<Vec<IoSlice<'_>>, TooLong> {
     let (mut batch, mut bytes, mut rest) = (Vec::new(), 0, frames);
@@ -238,7 +244,7 @@ struct User {
     user: UdpUser,
     trains: Trains,
     /// Waits for room in the socket that all relays send on.
-    room: Option<Pin<Box<WritableOwned<UdpSocket>>>>,
+    room: Option<Room<UdpSocket>>,
 }
 
 impl User {
@@ -250,22 +256,31 @@ impl User {
         budget: &mut Budget,
     ) -> Poll<Result<usize, Over>> {
         if let Some(room) = &mut self.room {
-            ready!(room.as_mut().poll(cx))?;
+            ready!(Pin::new(room).poll(cx))?;
             self.room = None;
         }
         loop {
-            let socket = self.user.socket().as_ref().get_ref();
-            let way = (socket, self.user.route(), &mut self.trains);
-            let (done, full) = send_frames(way, frames, tally, budget)?;
-            if done > 0 {
-                self.user.refresh();
+            let (route, trains) = (self.user.route(), &mut self.trains);
+            let sent = self.user.socket().write_with(|socket| {
+                let way = (socket, route, trains);
+                or_would_block(send_frames(way, frames, tally, budget))
+            });
+            match sent {
+                Ok(sent) => {
+                    let done = sent?;
+                    if done > 0 {
+                        self.user.refresh();
+                    }
+                    return Poll::Ready(Ok(done));
+                }
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return Poll::Ready(Err(error.into()));
+                }
+                Err(_) => {}
             }
-            if done > 0 || !full {
-                return Poll::Ready(Ok(done));
-            }
-            // Many tasks send here, so each waits in a future of its own.
-            let mut room = Box::pin(Arc::clone(self.user.socket()).writable_owned());
-            if room.as_mut().poll(cx)?.is_pending() {
+            // Many tasks send here.
+            let mut room = Room::new(self.user.socket());
+            if Pin::new(&mut room).poll(cx)?.is_pending() {
                 self.room = Some(room);
                 return Poll::Pending;
             }
@@ -281,9 +296,8 @@ impl fmt::Debug for User {
 
 #[derive(Debug)]
 struct Target {
-    socket: Async<UdpSocket>,
+    socket: Polled<UdpSocket>,
     trains: Trains,
-    quiet: bool,
 }
 
 impl Target {
@@ -294,15 +308,17 @@ impl Target {
         tally: &mut Tally,
         budget: &mut Budget,
     ) -> Poll<Result<(), Over>> {
-        if self.quiet {
-            ready!(self.socket.poll_readable(cx))?;
-            self.quiet = false;
-        }
-        let mut buffer = Buffer::borrow(STANDARD);
+        self.socket.follow();
+        let mut buffer = None;
         while !budget.is_spent() && frames.len() < STANDARD {
-            match receive(self.socket.get_ref(), &mut buffer) {
-                Ok(received) => {
-                    for datagram in received.datagrams(&buffer) {
+            // Borrowed only when there may be something: a session that waits holds none.
+            let received = self.socket.poll_read_with(cx, |socket| {
+                let buffer = buffer.get_or_insert_with(|| Buffer::borrow(STANDARD));
+                receive(socket, buffer)
+            });
+            match received {
+                Poll::Ready(Ok(received)) => {
+                    for datagram in received.datagrams(buffer.as_deref().unwrap_or_default()) {
                         budget.spend(datagram.len());
                         // IPv6 can carry a little more than a frame can.
                         if encode(datagram, frames).is_err() {
@@ -310,18 +326,10 @@ impl Target {
                         }
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.quiet = true;
-                    if !frames.is_empty() {
-                        break;
-                    }
-                    drop(buffer);
-                    ready!(self.socket.poll_readable(cx))?;
-                    buffer = Buffer::borrow(STANDARD);
-                    self.quiet = false;
-                }
-                Err(error) if concerns_one_peer(&error) => budget.spend(0),
-                Err(error) => return Poll::Ready(Err(error.into())),
+                Poll::Pending if frames.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+                Poll::Ready(Err(error)) if concerns_one_peer(&error) => budget.spend(0),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
             }
         }
         Poll::Ready(Ok(()))
@@ -334,14 +342,12 @@ impl Target {
         tally: &mut Tally,
         budget: &mut Budget,
     ) -> Poll<Result<usize, Over>> {
-        loop {
-            let way = (self.socket.get_ref(), Route::default(), &mut self.trains);
-            let (done, full) = send_frames(way, frames, tally, budget)?;
-            if done > 0 || !full {
-                return Poll::Ready(Ok(done));
-            }
-            ready!(self.socket.poll_writable(cx))?;
-        }
+        let trains = &mut self.trains;
+        let sent = self.socket.poll_write_with(cx, |socket| {
+            let way = (socket, Route::default(), &mut *trains);
+            or_would_block(send_frames(way, frames, tally, budget))
+        });
+        Poll::Ready(ready!(sent)?)
     }
 }
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use async_io::Async;
 use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -15,7 +14,7 @@ use smol::channel::{Sender, bounded};
 use super::Settings;
 use super::buffer::STANDARD;
 use crate::executor::{Handle, Runtime};
-use crate::net::Stream;
+use crate::net::{Polled, Stream};
 use crate::stats::Stats;
 
 /// Port 0 of the loopback interface.
@@ -51,7 +50,7 @@ pub(crate) fn sockets() -> (TcpStream, TcpStream) {
 /// An end for a relay, and the other end for the test.
 pub(crate) fn connection() -> (Stream, TcpStream) {
     let (here, there) = sockets();
-    (Stream::Plain(Async::new(here).unwrap()), there)
+    (Stream::Plain(Polled::new(here).unwrap()), there)
 }
 
 /// Both ends of a TLS connection: client and server.
@@ -70,8 +69,8 @@ pub(crate) async fn tls() -> (Stream, Stream) {
     let (here, there) = sockets();
     let name = ServerName::try_from("localhost").unwrap();
     let (client, server) = smol::future::zip(
-        TlsConnector::from(Arc::new(client)).connect(name, Async::new(here).unwrap()),
-        TlsAcceptor::from(Arc::new(server)).accept(Async::new(there).unwrap()),
+        TlsConnector::from(Arc::new(client)).connect(name, Polled::new(here).unwrap()),
+        TlsAcceptor::from(Arc::new(server)).accept(Polled::new(there).unwrap()),
     )
     .await;
     let client = TlsStream::Client(client.unwrap());

@@ -6,10 +6,9 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use async_io::Async;
 use protocol::id::UserId;
 use protocol::udp::{FlowTable, Touch};
 use tracing::debug;
@@ -19,6 +18,7 @@ use super::buffer::{Buffer, STANDARD};
 use super::queue::{Closed, PER_USER, Pushed, Queue, Quota};
 use super::side::concerns_one_peer;
 use crate::clock::{Clock, Deadline};
+use crate::net::Polled;
 use crate::net::datagram::{Received, Route, receive};
 use crate::stats::Stats;
 
@@ -29,7 +29,7 @@ use crate::stats::Stats;
 /// direction. A session that does not keep up drops its own datagrams. When the future is dropped
 /// all sessions end; for a graceful stop refuse new ones and let it run.
 pub async fn serve(
-    socket: Async<UdpSocket>,
+    socket: Polled<UdpSocket>,
     idle: Duration,
     cap: usize,
     stats: Arc<Stats>,
@@ -84,7 +84,7 @@ impl UdpUser {
         }
     }
 
-    pub(crate) fn socket(&self) -> &Arc<Async<UdpSocket>> {
+    pub(crate) fn socket(&self) -> &Arc<Polled<UdpSocket>> {
         &self.hub.socket
     }
 
@@ -111,7 +111,7 @@ impl Drop for UdpUser {
 
 struct Hub {
     /// Read by the task of [`serve`] alone; written by the relays.
-    socket: Arc<Async<UdpSocket>>,
+    socket: Arc<Polled<UdpSocket>>,
     clock: Clock,
     quota: Arc<Quota>,
     stats: Arc<Stats>,
@@ -143,18 +143,19 @@ impl Hub {
         let mut budget = Budget::of_datagrams();
         let mut buffer = Buffer::borrow(STANDARD);
         while !budget.is_spent() {
-            match receive(self.socket.get_ref(), &mut buffer) {
-                Ok(received) => self.deliver(&received, &buffer, begin, &mut budget),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    drop(buffer);
-                    self.poll_expired(cx, timer);
-                    if let Err(error) = ready!(self.socket.poll_readable(cx)) {
-                        return Poll::Ready(error);
-                    }
-                    buffer = Buffer::borrow(STANDARD);
+            let received = self
+                .socket
+                .poll_read_with(cx, |socket| receive(socket, &mut buffer));
+            match received {
+                Poll::Ready(Ok(received)) => {
+                    self.deliver(&received, &buffer, begin, &mut budget);
                 }
-                Err(error) if concerns_one_peer(&error) => budget.spend(0),
-                Err(error) => return Poll::Ready(error),
+                Poll::Pending => {
+                    self.poll_expired(cx, timer);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Err(error)) if concerns_one_peer(&error) => budget.spend(0),
+                Poll::Ready(Err(error)) => return Poll::Ready(error),
             }
         }
         self.poll_expired(cx, timer);

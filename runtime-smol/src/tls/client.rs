@@ -11,7 +11,6 @@ use std::io;
 use std::net::{IpAddr, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use async_io::Async;
 use futures_rustls::TlsConnector;
 use protocol::config::Sni;
 use rustls::client::Resumption;
@@ -22,7 +21,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use smol::io::AsyncWriteExt as _;
 
 use super::{ALPN_NATIVE, provider};
-use crate::net::Stream;
+use crate::net::{Polled, Stream};
 
 /// Tickets kept for resuming; each serves one connection, and each connection brings new ones.
 pub const TICKETS: usize = 8;
@@ -80,7 +79,7 @@ impl ClientTls {
     /// The peer speaks something else or has not the key of its certificate, or the connection ends.
     pub async fn connect(
         &self,
-        tcp: Async<TcpStream>,
+        tcp: Polled<TcpStream>,
         name: ServerName<'static>,
     ) -> io::Result<Stream> {
         let connect = TlsConnector::from(self.lock().clone()).connect(name, tcp);
@@ -94,11 +93,11 @@ impl ClientTls {
     /// As for [`connect`](Self::connect).
     pub async fn connect_listening(
         &self,
-        tcp: Async<TcpStream>,
+        tcp: Polled<TcpStream>,
         name: ServerName<'static>,
         heard: &mut Vec<u8>,
     ) -> io::Result<Stream> {
-        let view = Async::new(tcp.get_ref().try_clone()?)?;
+        let mut view = Polled::new_nonblocking(tcp.get_ref().try_clone()?)?;
         let (mut hello, mut written) = (Vec::new(), Ok(0));
         let connector = TlsConnector::from(self.lock().clone());
         let connect = connector.connect_with(name, tcp, |tls| {
@@ -108,11 +107,11 @@ impl ClientTls {
         });
         written?;
         // Written here, so that the answer can be looked at before the handshake reads it.
-        (&view).write_all(&hello).await?;
+        view.write_all(&hello).await?;
         let mut first = [0; HEARD];
         let n = view.peek(&mut first).await?;
         heard.extend_from_slice(first.get(..n).unwrap_or_default());
-        drop(view);
+        view.close_copy();
         Ok(Stream::Tls(Box::new(connect.await?.into())))
     }
 

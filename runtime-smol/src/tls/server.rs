@@ -5,7 +5,6 @@ use std::io;
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use async_io::Async;
 use futures_rustls::TlsAcceptor;
 use protocol::terms::Fingerprint;
 use rustls::ServerConfig;
@@ -14,7 +13,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 
 use super::{ALPN_HTTP, ALPN_NATIVE, Identity, provider};
-use crate::net::Stream;
+use crate::net::{Polled, Stream};
 
 /// Accepts TLS 1.3 with an identity that can be exchanged while connections come in.
 ///
@@ -78,7 +77,7 @@ impl ServerTls {
     ///
     /// # Errors
     /// The peer speaks something else, or the connection ends.
-    pub async fn accept(&self, tcp: Async<TcpStream>) -> io::Result<Stream> {
+    pub async fn accept(&self, tcp: Polled<TcpStream>) -> io::Result<Stream> {
         self.accept_showing(tcp).await.map(|(stream, _)| stream)
     }
 
@@ -86,7 +85,10 @@ impl ServerTls {
     ///
     /// # Errors
     /// As [`accept`](Self::accept).
-    pub async fn accept_showing(&self, tcp: Async<TcpStream>) -> io::Result<(Stream, Fingerprint)> {
+    pub async fn accept_showing(
+        &self,
+        tcp: Polled<TcpStream>,
+    ) -> io::Result<(Stream, Fingerprint)> {
         let (accept, shown) = {
             let current = self.lock();
             (current.acceptor.accept(tcp), current.fingerprint)

@@ -6,13 +6,12 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use async_io::Async;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::ServerName;
 use smol::future::zip;
 
 use super::{ALPN_HTTP, ALPN_NATIVE, ClientTls, ServerTls};
-use crate::net::Stream;
+use crate::net::{Polled, Stream};
 
 /// What a client that speaks both offers.
 pub(super) const BOTH: &[&[u8]] = &[ALPN_NATIVE, ALPN_HTTP];
@@ -23,11 +22,11 @@ pub(super) fn ip() -> ServerName<'static> {
 }
 
 /// Two ends of a TCP connection.
-pub(super) fn pair() -> (Async<TcpStream>, Async<TcpStream>) {
+pub(super) fn pair() -> (Polled<TcpStream>, Polled<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let here = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (there, _) = listener.accept().unwrap();
-    (Async::new(here).unwrap(), Async::new(there).unwrap())
+    (Polled::new(here).unwrap(), Polled::new(there).unwrap())
 }
 
 /// The client's and the server's end of a TLS connection.

@@ -5,11 +5,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use async_io::Timer;
 use smol::channel::Receiver;
 use smol::future::FutureExt as _;
 
 use super::{Identity, IdentityError};
+use crate::timer::Timer;
 
 /// How often the files are looked at.
 pub const LOOK: Duration = Duration::from_secs(1);

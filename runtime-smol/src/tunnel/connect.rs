@@ -8,7 +8,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use async_io::{Async, Timer};
 use protocol::config::{Sni, Tunnel as Config};
 use protocol::dialect::{ControlOn, DataBy};
 use protocol::handshake::legacy::{AwaitAnswer, LegacyConfig, LegacyHandshake, Spoken};
@@ -28,8 +27,9 @@ use super::data::{ClientSession, Entry, Numbered, Signed, Trust};
 use super::door::read_some;
 use super::keys::Keys;
 use crate::clock::Clock;
-use crate::net::{DialError, Stream};
+use crate::net::{DialError, Polled, Stream};
 use crate::relay::Fate;
+use crate::timer::Timer;
 use crate::tls::{ClientTls, VerifyError, server_name, verify_chain};
 
 /// What this program calls itself in a `hello`.
@@ -173,7 +173,7 @@ impl Connector {
         })
     }
 
-    async fn dial(&self) -> Result<Async<TcpStream>, DialError> {
+    async fn dial(&self) -> Result<Polled<TcpStream>, DialError> {
         let config = &self.shared.config;
         let deadline = Instant::now() + config.env.tcp_dial_timeout;
         let (host, port) = (&config.tunnel.host, config.tunnel.port);
@@ -183,7 +183,7 @@ impl Connector {
     /// The handshake of whichever generation the attempt is for.
     async fn agree(
         &self,
-        socket: Async<TcpStream>,
+        socket: Polled<TcpStream>,
         server: IpAddr,
         attempt: Attempt,
     ) -> Result<Agreed, ConnectError> {
@@ -260,7 +260,7 @@ impl Connector {
 
 /// TLS with whatever certificate: trust comes later, or not at all.
 async fn secured(
-    socket: Async<TcpStream>,
+    socket: Polled<TcpStream>,
     name: ServerName<'static>,
     attempt: Attempt,
 ) -> Result<Stream, ConnectError> {

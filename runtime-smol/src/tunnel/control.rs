@@ -19,6 +19,7 @@ use smol::stream::Stream as _;
 use super::hub::Msg;
 use crate::clock::{Clock, Deadline};
 use crate::net::Stream;
+use crate::timer::Timer;
 
 /// Signals waiting for a session's task. A hub that finds it full has a peer that does not read.
 const INBOX: usize = 64;
@@ -26,7 +27,7 @@ const INBOX: usize = 64;
 const INBOX_OF_LAUNCHES: usize = limits::QUEUED_USERS + INBOX;
 /// How long the last words of a session may take to be written.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// After this many turns in a row the task lets others run: async-io never yields by itself.
+/// After this many turns in a row the task lets others run: a task is never made to yield.
 const BUDGET: u32 = 64;
 
 /// One session's task: who it is, what it talks to, and who wants to know.
@@ -168,7 +169,7 @@ impl Control {
             self.stream.close().await
         };
         let too_late = async {
-            async_io::Timer::after(LAST_WORDS).await;
+            Timer::after(LAST_WORDS).await;
             Ok(())
         };
         if let Err(error) = write.or(too_late).await {

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_io::{Async, Timer};
 use protocol::dialect::Dialect;
 use protocol::id::LinkId;
 use protocol::limits;
@@ -20,8 +19,9 @@ use smol::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::Shared;
 use super::connect::verify;
 use crate::executor;
-use crate::net::{DialError, Stream};
+use crate::net::{DialError, Polled, Stream};
 use crate::relay::Fate;
+use crate::timer::Timer;
 use crate::tls::{ClientTls, leaf_fingerprint, server_name};
 
 /// Why a data connection could not be opened.
@@ -155,7 +155,7 @@ impl ClientSession {
         &self,
         shared: &Shared,
         client: &ClientTls,
-        socket: Async<std::net::TcpStream>,
+        socket: Polled<std::net::TcpStream>,
     ) -> io::Result<Stream> {
         executor::stepped_aside().await;
         let config = &shared.config;

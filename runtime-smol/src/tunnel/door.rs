@@ -10,7 +10,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use async_io::{Async, Timer};
 use protocol::demux::{self, Demux, Expected, Inside, Verdict, Why};
 use protocol::handshake::legacy::{AwaitLegacy, LegacyStep, Spoken};
 use protocol::handshake::{AwaitHello, HandshakeError, ServerStep};
@@ -30,7 +29,8 @@ use super::keys::Keys;
 use super::leash::Orders;
 use crate::clock::{Clock, until};
 use crate::executor;
-use crate::net::Stream;
+use crate::net::{Polled, Stream};
+use crate::timer::Timer;
 use crate::tls::ServerTls;
 
 /// What every connection at one tunnel port needs.
@@ -290,7 +290,7 @@ impl Door {
 
 /// What the first bytes say, or that none come; `None` at the end of the stream. They are looked at,
 /// not read: TLS wants them, too, and a preface is read in one piece.
-async fn look(socket: &Async<TcpStream>, demux: &mut Demux) -> io::Result<Option<Verdict>> {
+async fn look(socket: &Polled<TcpStream>, demux: &mut Demux) -> io::Result<Option<Verdict>> {
     let mut fresh = true;
     loop {
         let mut start = [0; demux::PREFACE_MAGIC.len()];
@@ -378,7 +378,7 @@ mod tests {
     fn who_has_said_one_byte_is_not_silent() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let mut caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let socket = Async::new(listener.accept().unwrap().0).unwrap();
+        let socket = Polled::new(listener.accept().unwrap().0).unwrap();
         let now = Clock::new().now();
         let mut demux = Demux::new(
             Generations::AUTO,

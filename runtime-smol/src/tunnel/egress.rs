@@ -14,7 +14,7 @@ use super::Shared;
 use super::idle::DataConn;
 use super::served::{InUse, Near, Served};
 use super::slots::Slot;
-use crate::net::Stream;
+use crate::net::{Polled, Stream};
 use crate::relay::Fate;
 use crate::relay::tcp::Initial;
 use crate::relay::udp::Side;
@@ -133,7 +133,7 @@ fn admit(shared: &Shared, transport: Transport) -> Result<Slot, Status> {
 pub(super) fn header(
     shared: &Shared,
     user: Option<SocketAddr>,
-    target: &async_io::Async<std::net::TcpStream>,
+    target: &Polled<std::net::TcpStream>,
 ) -> Vec<u8> {
     let mut header = Vec::new();
     if let Some(version @ (ProxyVersion::V1 | ProxyVersion::V2)) = shared.config.proxy {

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use async_io::Timer;
 use smol::lock::{Semaphore, SemaphoreGuardArc};
+
+use crate::timer::Timer;
 
 /// Connections in the gate. With the dials a client has in flight it stays below what one address
 /// may have half-open.

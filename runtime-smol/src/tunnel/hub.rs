@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use async_io::Async;
 use protocol::handshake::VerifiedHello;
 use protocol::handshake::legacy::VerifiedLegacy;
 use protocol::id::{ConnId, LinkId};
@@ -26,7 +25,7 @@ use super::gate::Pass;
 use super::user::User;
 use super::users::Listeners;
 use crate::clock::{Clock, Deadline};
-use crate::net::Stream;
+use crate::net::{Polled, Stream};
 use crate::tls::Identity;
 
 /// Messages waiting for a hub; senders wait when it is full, the hub itself never sends. The room
@@ -40,7 +39,7 @@ const ROUNDS: u32 = 16;
 #[derive(Debug)]
 pub(super) enum Msg {
     /// A connection was accepted at the tunnel port.
-    Accepted(Async<TcpStream>, SocketAddr, Pass),
+    Accepted(Polled<TcpStream>, SocketAddr, Pass),
     /// A connection at the tunnel port said what it wants, or ended.
     Door(ConnId, DoorEvent),
     /// A session has something to report.
@@ -110,7 +109,7 @@ pub(super) enum DoorEvent {
     Ended,
 }
 
-/// Lets other tasks run now and then: async-io never yields while there is work.
+/// Lets other tasks run now and then: a task is never made to yield.
 #[derive(Debug, Default)]
 pub(super) struct Turns(u32);
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use async_io::Timer;
 use protocol::id::ConnId;
 use protocol::wire::launch::{BadLaunch, Launch, Status, WhileIdle};
 use smol::channel::Sender;
@@ -26,6 +25,7 @@ use super::user::User;
 use super::{egress, launch};
 use crate::net::{Stream, allow_pauses};
 use crate::relay::Fate;
+use crate::timer::Timer;
 
 /// How long a withdrawn connection waits for the peer to close, so that no RST overtakes the
 /// withdrawal.
@@ -254,7 +254,7 @@ mod tests {
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
     use std::pin::pin;
 
-    use async_io::Async;
+    use crate::net::Polled;
     use protocol::limits::EARLY_BYTES;
     use smol::future::poll_once;
 
@@ -265,7 +265,7 @@ mod tests {
     async fn arrived(len: usize) -> (Stream, TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let socket = Async::new(listener.accept().unwrap().0).unwrap();
+        let socket = Polled::new(listener.accept().unwrap().0).unwrap();
         peer.write_all(&vec![7; len]).unwrap();
         let mut all = vec![0; len];
         while socket.peek(&mut all).await.unwrap() < len {}

@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use async_io::Timer;
 use protocol::launching::{Launching, Outcome};
 use protocol::limits;
 use protocol::sniff::{Kind, Verdict};
@@ -27,6 +26,7 @@ use crate::relay::tcp::{FirstBytes, Initial};
 use crate::relay::udp::{Side, UdpUser};
 use crate::relay::{self, Fate};
 use crate::stats::Stats;
+use crate::timer::Timer;
 
 /// The most that is read at once before a relay begins.
 const READ: usize = 4096;

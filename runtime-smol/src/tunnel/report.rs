@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use async_io::Timer;
 use protocol::config::LogLevel;
 
 use super::shared::Shared;
 use crate::log::EVENT;
 use crate::stats::Snapshot;
+use crate::timer::Timer;
 
 /// Starts what happens each report interval, if anything does.
 pub(super) fn start(shared: &Arc<Shared>) {

@@ -5,7 +5,6 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_io::Timer;
 use protocol::id::ConnId;
 use protocol::wire::datagram::Form;
 use protocol::wire::launch::Launch;
@@ -21,6 +20,7 @@ use crate::net::Stream;
 use crate::relay::tcp::Initial;
 use crate::relay::udp::Side;
 use crate::relay::{self, End, Ended, Fate, Settings};
+use crate::timer::Timer;
 
 /// How long a connection may take to say that it ends.
 const CLOSING: Duration = Duration::from_secs(2);

@@ -10,7 +10,6 @@ use std::net::TcpStream;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 
-use async_io::Async;
 use protocol::endpoint::{Config, Endpoint, Input, Notice, Output};
 use protocol::id::{ConnId, LinkId};
 use protocol::ingress;
@@ -36,7 +35,7 @@ use super::users::{Entrances, Listeners};
 use super::waiting::{Told, Waiting};
 use super::{Shared, TunnelError, goodbye};
 use crate::clock::{Clock, Deadline};
-use crate::net::{Acceptor, Stream};
+use crate::net::{Acceptor, Polled, Stream};
 use crate::tls::{Identity, ServerTls};
 
 /// A server's state.
@@ -196,7 +195,7 @@ impl Server {
     fn on_accepted(
         &mut self,
         now: Instant,
-        socket: Async<TcpStream>,
+        socket: Polled<TcpStream>,
         from: SocketAddr,
         pass: Pass,
     ) {

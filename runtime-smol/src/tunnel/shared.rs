@@ -5,7 +5,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use async_io::Timer;
 use protocol::config::{Running, Tunnel};
 use rustix::process::{Resource, getrlimit};
 use smol::channel::{Sender, bounded};
@@ -21,6 +20,7 @@ use crate::group::Group;
 use crate::net::Dialer;
 use crate::relay::Settings;
 use crate::stats::Stats;
+use crate::timer::Timer;
 
 /// How long the last words of all sessions may take together.
 const LAST_WORDS: std::time::Duration = std::time::Duration::from_millis(1500);

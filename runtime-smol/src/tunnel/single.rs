@@ -3,7 +3,6 @@
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 
-use async_io::{Async, Timer};
 use smol::channel::Receiver;
 use smol::future::FutureExt as _;
 
@@ -12,10 +11,11 @@ use super::slots::Slot;
 use super::users::Listeners;
 use super::{Shared, TunnelError, egress, users};
 use crate::executor;
-use crate::net::{Acceptor, Stream};
+use crate::net::{Acceptor, Polled, Stream};
 use crate::relay;
 use crate::relay::tcp::{FirstBytes, Initial};
 use crate::relay::udp::{Side, UdpUser};
+use crate::timer::Timer;
 use crate::tls::ServerTls;
 
 /// Forwards until a stop has been drained.
@@ -94,7 +94,7 @@ async fn accept_tcp(shared: Arc<Shared>, mut acceptor: Acceptor, tls: Option<Arc
 
 async fn serve_tcp(
     shared: Arc<Shared>,
-    socket: Async<TcpStream>,
+    socket: Polled<TcpStream>,
     source: SocketAddr,
     tls: Option<Arc<ServerTls>>,
     _slot: Slot,
@@ -120,7 +120,7 @@ async fn serve_tcp(
 
 async fn connect(
     shared: &Shared,
-    socket: Async<TcpStream>,
+    socket: Polled<TcpStream>,
     source: SocketAddr,
     tls: Option<Arc<ServerTls>>,
 ) -> Option<(Stream, Stream)> {
@@ -152,7 +152,7 @@ async fn connect(
     }
 }
 
-async fn accept_udp(shared: Arc<Shared>, socket: Async<UdpSocket>) {
+async fn accept_udp(shared: Arc<Shared>, socket: Polled<UdpSocket>) {
     let begin = |user, slot| shared.spawn_relay(serve_udp(Arc::clone(&shared), user, slot));
     let error = users::serve_udp(&shared, socket, begin).await;
     tracing::error!(%error, "no more datagrams are received");

@@ -4,15 +4,15 @@ use std::net::{TcpStream, UdpSocket};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_io::{Async, Timer};
 use protocol::balance::Balance;
 use protocol::config::{HostPort, Tunnel};
 use protocol::rng::Seed;
 use protocol::wire::launch::Status;
 
 use crate::clock::Clock;
-use crate::net::{DialError, DialFailure, Dialer};
+use crate::net::{DialError, DialFailure, Dialer, Polled};
 use crate::stats::Stats;
+use crate::timer::Timer;
 
 /// The targets and the order they are tried in.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl Targets {
     }
 
     /// Connects to the first target that answers, within `NP_TCP_DIAL_TIMEOUT` in all.
-    pub(super) async fn tcp(&self, stats: &Stats) -> Result<Async<TcpStream>, Status> {
+    pub(super) async fn tcp(&self, stats: &Stats) -> Result<Polled<TcpStream>, Status> {
         let deadline = Instant::now() + self.tcp_timeout;
         let order = self.balance().order(Clock::new().now());
         let mut failure = Status::Unreachable;
@@ -63,7 +63,7 @@ impl Targets {
     }
 
     /// A socket for the first target that has an address, within `NP_UDP_DIAL_TIMEOUT` in all.
-    pub(super) async fn udp(&self, stats: &Stats) -> Result<Async<UdpSocket>, Status> {
+    pub(super) async fn udp(&self, stats: &Stats) -> Result<Polled<UdpSocket>, Status> {
         let deadline = Instant::now() + self.udp_timeout;
         let order = self.balance().order(Clock::new().now());
         let mut failure = Status::Unreachable;

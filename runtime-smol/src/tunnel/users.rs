@@ -4,7 +4,6 @@ use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
 
-use async_io::Async;
 use smol::channel::Sender;
 
 use super::Shared;
@@ -12,6 +11,7 @@ use super::hub::{Msg, Turns};
 use super::shared::Held;
 use super::slots::Slot;
 use super::user::User;
+use crate::net::Polled;
 use crate::net::{Acceptor, Stream};
 use crate::relay::{self, udp::UdpUser};
 
@@ -19,7 +19,7 @@ use crate::relay::{self, udp::UdpUser};
 #[derive(Debug)]
 pub(super) struct Listeners {
     pub(super) tcp: Option<Acceptor>,
-    pub(super) udp: Option<Async<UdpSocket>>,
+    pub(super) udp: Option<Polled<UdpSocket>>,
 }
 
 /// Users are taken in while this is held.
@@ -74,7 +74,7 @@ async fn accept_tcp(shared: Arc<Shared>, mut acceptor: Acceptor, hub: Sender<Msg
     }
 }
 
-async fn accept_udp(shared: Arc<Shared>, socket: Async<UdpSocket>, hub: Sender<Msg>) {
+async fn accept_udp(shared: Arc<Shared>, socket: Polled<UdpSocket>, hub: Sender<Msg>) {
     let error = serve_udp(&shared, socket, |user, slot| {
         // When the hub is behind, the session is dropped: the user will send again.
         let user = Box::new(User::udp(user, slot));
@@ -89,7 +89,7 @@ async fn accept_udp(shared: Arc<Shared>, socket: Async<UdpSocket>, hub: Sender<M
 /// Receives datagrams and begins a session for each new user that gets a slot.
 pub(super) async fn serve_udp(
     shared: &Shared,
-    socket: Async<UdpSocket>,
+    socket: Polled<UdpSocket>,
     mut begin: impl FnMut(UdpUser, Slot),
 ) -> io::Error {
     let cap = shared.config.slot.map_or(usize::MAX, |slot| {

@@ -5,7 +5,7 @@ use std::io;
 use std::net::TcpStream;
 use std::task::{Context, Poll};
 
-use async_io::Async;
+use crate::net::Polled;
 
 /// A pipe, of which there are none.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Pipe {
     pub(crate) fn poll_fill(
         &mut self,
         _: &mut Context<'_>,
-        _: &Async<TcpStream>,
+        _: &Polled<TcpStream>,
     ) -> Poll<io::Result<usize>> {
         match self.0 {}
     }
@@ -31,7 +31,7 @@ impl Pipe {
     pub(crate) fn poll_drain(
         &mut self,
         _: &mut Context<'_>,
-        _: &Async<TcpStream>,
+        _: &Polled<TcpStream>,
     ) -> Poll<io::Result<usize>> {
         match self.0 {}
     }

@@ -6,7 +6,6 @@ use std::net::TcpStream;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::task::{Context, Poll, ready};
 
-use async_io::Async;
 use rustix::io::Errno;
 use rustix::pipe::{
     PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice,
@@ -14,6 +13,7 @@ use rustix::pipe::{
 use rustix::process::{Resource, getrlimit};
 
 use super::{CAPACITY, STANDARD};
+use crate::net::Polled;
 
 /// Empty pipes that a thread keeps.
 const KEPT: usize = 32;
@@ -93,26 +93,26 @@ impl Pipe {
     pub(crate) fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
-        source: &Async<TcpStream>,
+        source: &Polled<TcpStream>,
     ) -> Poll<io::Result<usize>> {
         let Some(ends) = &self.ends else {
             return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
         };
-        loop {
+        let filled = ready!(source.poll_read_with(cx, |socket| {
             let flags = SpliceFlags::NONBLOCK;
-            match splice(source, None, &ends.write, None, CAPACITY, flags) {
-                Ok(read) => {
-                    self.len += read;
-                    return Poll::Ready(Ok(read));
-                }
-                Err(Errno::AGAIN) => ready!(source.poll_readable(cx))?,
-                Err(Errno::INTR) => {}
+            match splice(socket, None, &ends.write, None, CAPACITY, flags) {
                 Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => {
-                    return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+                    Err(io::ErrorKind::Unsupported.into())
                 }
-                Err(error) => return Poll::Ready(Err(error.into())),
+                Err(Errno::AGAIN) if source.is_beyond_splice(false) => {
+                    Err(io::ErrorKind::Unsupported.into())
+                }
+                Ok(0) if source.is_beyond_splice(true) => Err(io::ErrorKind::Unsupported.into()),
+                filled => Ok(filled?),
             }
-        }
+        }))?;
+        self.len += filled;
+        Poll::Ready(Ok(filled))
     }
 
     /// Empties the pipe into `sink`, as far as it takes it: how many bytes it took. (A sink that is
@@ -123,25 +123,19 @@ impl Pipe {
     pub(crate) fn poll_drain(
         &mut self,
         cx: &mut Context<'_>,
-        sink: &Async<TcpStream>,
+        sink: &Polled<TcpStream>,
     ) -> Poll<io::Result<usize>> {
         let Some(ends) = &self.ends else {
             return Poll::Ready(Ok(0));
         };
-        loop {
+        let drained = ready!(sink.poll_write_with(cx, |sink| {
             let flags = SpliceFlags::NONBLOCK;
-            match splice(&ends.read, None, sink, None, self.len, flags) {
-                Ok(written) => {
-                    self.len = self.len.saturating_sub(written);
-                    #[cfg(test)]
-                    testing::count(|counts| counts.bytes += written);
-                    return Poll::Ready(Ok(written));
-                }
-                Err(Errno::AGAIN) => ready!(sink.poll_writable(cx))?,
-                Err(Errno::INTR) => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
-            }
-        }
+            Ok(splice(&ends.read, None, sink, None, self.len, flags)?)
+        }))?;
+        self.len = self.len.saturating_sub(drained);
+        #[cfg(test)]
+        testing::count(|counts| counts.bytes += drained);
+        Poll::Ready(Ok(drained))
     }
 }
 
@@ -219,7 +213,7 @@ mod tests {
     #[test]
     fn a_pipe_with_bytes_in_it_is_not_used_again() {
         let (source, mut there) = sockets();
-        let source = Async::new(source).unwrap();
+        let source = Polled::new(source).unwrap();
         there.write_all(b"secret").unwrap();
         let mut pipe = Pipe::borrow().unwrap();
         let filled = block_on(poll_fn(|cx| pipe.poll_fill(cx, &source)));
@@ -231,7 +225,7 @@ mod tests {
     #[test]
     fn bytes_go_through_and_the_end_shows() {
         let ((source, mut from), (sink, mut to)) = (sockets(), sockets());
-        let (source, sink) = (Async::new(source).unwrap(), Async::new(sink).unwrap());
+        let (source, sink) = (Polled::new(source).unwrap(), Polled::new(sink).unwrap());
         from.write_all(b"hello").unwrap();
         drop(from);
         let mut pipe = Pipe::borrow().unwrap();

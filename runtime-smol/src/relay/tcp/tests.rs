@@ -3,7 +3,6 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use async_io::Async;
 use smol::future::{or, yield_now, zip};
 use smol::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -12,6 +11,7 @@ mod spliced;
 
 use super::*;
 use crate::limiter::Limiter;
+use crate::net::Polled;
 use crate::relay::buffer;
 use crate::relay::testing::{connection, exchange, pattern, reset, settings, tls};
 
@@ -212,10 +212,10 @@ fn bytes_read_earlier_go_first_and_traffic_is_counted() {
 fn beside<T>(
     settings: &Settings,
     fate: Option<Arc<Fate>>,
-    scenario: impl AsyncFnOnce(Async<TcpStream>, Async<TcpStream>) -> T,
+    scenario: impl AsyncFnOnce(Polled<TcpStream>, Polled<TcpStream>) -> T,
 ) -> Result<T, Ended> {
     let ((mut near, user), (mut peer, far)) = (connection(), connection());
-    let (user, far) = (Async::new(user).unwrap(), Async::new(far).unwrap());
+    let (user, far) = (Polled::new(user).unwrap(), Polled::new(far).unwrap());
     let relay = relay(&mut near, &mut peer, settings, fate, Initial::default());
     let relay = async { Err(relay.await) };
     async_io::block_on(or(relay, async { Ok(scenario(user, far).await) }))

@@ -14,7 +14,7 @@ use tracing::Dispatch;
 use super::*;
 use crate::group::Group;
 use crate::net::datagram::take_trains;
-use crate::net::{Stream, tune_datagrams};
+use crate::net::{Polled, Stream, tune_datagrams};
 use crate::relay::buffer;
 use crate::relay::testing::{ANY, Driven, PATIENCE, connection, pattern, settings, sockets, tls};
 use crate::stats::Snapshot;
@@ -86,7 +86,7 @@ impl Tunnel {
                 };
                 all.upgrade().unwrap().spawn(&control, session);
             };
-            serve(Async::new(users).unwrap(), idle, 8, stats, begin).await;
+            serve(Polled::new(users).unwrap(), idle, 8, stats, begin).await;
         };
         group.spawn(&runtime.control(), serve);
         Self {
@@ -127,7 +127,7 @@ async fn session(path: Path, user: UdpUser, settings: &Settings, to: SocketAddr)
     let mut near = Side::user(user);
     let target = connected(to);
     take_trains(&target);
-    let mut target = Side::target(Async::new(target).unwrap());
+    let mut target = Side::target(Polled::new(target).unwrap());
     if matches!(path, Path::Direct) {
         return relay(&mut near, target, settings, None).await;
     }
@@ -136,8 +136,8 @@ async fn session(path: Path, user: UdpUser, settings: &Settings, to: SocketAddr)
     } else {
         let (a, b) = sockets();
         (
-            Stream::Plain(Async::new(a).unwrap()),
-            Stream::Plain(Async::new(b).unwrap()),
+            Stream::Plain(Polled::new(a).unwrap()),
+            Stream::Plain(Polled::new(b).unwrap()),
         )
     };
     let form = match path {
@@ -335,7 +335,7 @@ fn a_slow_session_drops_only_its_own_datagrams() {
     let counted = Arc::clone(&stats);
     group.spawn(&runtime.control(), async move {
         let begin = |user| tell.try_send(user).unwrap();
-        serve(Async::new(users).unwrap(), PATIENCE, 8, counted, begin).await;
+        serve(Polled::new(users).unwrap(), PATIENCE, 8, counted, begin).await;
     });
     let (slow, quick) = (connected(to), connected(to));
     slow.send(b"").unwrap();
@@ -343,7 +343,7 @@ fn a_slow_session_drops_only_its_own_datagrams() {
     quick.send(b"").unwrap();
     let other = smol::block_on(told.recv()).unwrap();
     let target = socket();
-    let near = Async::new(connected(target.local_addr().unwrap())).unwrap();
+    let near = Polled::new(connected(target.local_addr().unwrap())).unwrap();
     group.spawn(&runtime.control(), async move {
         let mut user = Side::user(other);
         relay(&mut user, Side::target(near), &settings, None).await;
@@ -367,7 +367,7 @@ fn a_frame_beyond_the_limit_and_the_end_of_the_stream_end_the_session() {
         let (mut stream, mut far) = connection();
         far.write_all(bytes).unwrap();
         drop(far);
-        let near = Async::new(connected(target.local_addr().unwrap())).unwrap();
+        let near = Polled::new(connected(target.local_addr().unwrap())).unwrap();
         let peer = Side::stream(&mut stream, Vec::new(), Form::NATIVE);
         let mut target = Side::target(near);
         let ended = async_io::block_on(relay(&mut target, peer, &settings(), None));
@@ -390,7 +390,7 @@ fn frames_read_earlier_go_first_and_frames_may_be_cut_anywhere() {
         b"\0\x03one\0\x03t".to_vec(),
         Form::Framed { max: 4 },
     );
-    let mut near = Side::target(Async::new(near).unwrap());
+    let mut near = Side::target(Polled::new(near).unwrap());
     let settings = settings();
     let stats = Arc::clone(&settings.stats);
     let scenario = std::thread::spawn(move || {
@@ -415,7 +415,7 @@ fn an_idle_session_is_small_and_holds_no_buffer() {
     let target = Async::new(socket()).unwrap();
     let (mut stream, far) = connection();
     let near = connected(target.get_ref().local_addr().unwrap());
-    let mut near = Side::target(Async::new(near).unwrap());
+    let mut near = Side::target(Polled::new(near).unwrap());
     let settings = settings();
     let peer = Side::stream(&mut stream, Vec::new(), Form::NATIVE);
     let relay = relay(&mut near, peer, &settings, None);
@@ -445,7 +445,7 @@ fn a_session_of_a_lost_tunnel_session_ends_although_its_target_goes_on() {
     fate.died_unclean();
     let settings = settings();
     let peer = Side::stream(&mut stream, Vec::new(), Form::NATIVE);
-    let mut near = Side::target(Async::new(near).unwrap());
+    let mut near = Side::target(Polled::new(near).unwrap());
     let ended = async_io::block_on(relay(&mut near, peer, &settings, Some(fate)));
     assert!(matches!(ended, Ended::Orphaned));
     assert_eq!(settings.stats.udp_rx.get(), 9);

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use async_io::Timer;
 use protocol::backoff::Backoff;
 use protocol::rng::Seed;
 use smol::channel::Sender;
@@ -12,6 +11,7 @@ use super::super::hub::Msg;
 use super::super::shared::{Held, Shared};
 use super::super::users::{Entrances, Listeners};
 use crate::net::ListenError;
+use crate::timer::Timer;
 
 /// A client's entrance.
 #[derive(Debug, Default)]

@@ -1,6 +1,5 @@
 //! A server's certificate changes under its sessions.
 
-use async_io::Timer;
 use protocol::endpoint::Input;
 use protocol::id::LinkId;
 use protocol::wire::signal::Signal;
@@ -9,6 +8,7 @@ use super::super::hub::Msg;
 use super::super::rotation::{self, Step};
 use super::Server;
 use crate::clock::Clock;
+use crate::timer::Timer;
 use crate::tls::Identity;
 
 impl Server {

@@ -3,7 +3,6 @@
 use std::mem;
 use std::sync::Arc;
 
-use async_io::Timer;
 use protocol::dialect::Dialect;
 use protocol::endpoint::{Input, Refusal};
 use protocol::handshake::VerifiedHello;
@@ -20,6 +19,7 @@ use super::super::idle;
 use super::super::leash::{Leash, leash};
 use super::Server;
 use crate::net::Stream;
+use crate::timer::Timer;
 
 /// How far a connection at the door is. Dropping it closes the connection.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ fn narrow() -> (Stream, TcpStream) {
     SockRef::from(&there)
         .set_recv_buffer_size(16 * 1024)
         .unwrap();
-    (Stream::Plain(Async::new(here).unwrap()), there)
+    (Stream::Plain(Polled::new(here).unwrap()), there)
 }
 
 /// Runs `scenario` beside a relay between a wide and a narrow connection.
@@ -53,7 +53,7 @@ async fn stall(far: &TcpStream) -> Vec<u8> {
             far.read_exact(&mut more).map(|()| more)
         });
         got.extend(more.await.unwrap());
-        async_io::Timer::after(Duration::from_millis(5)).await;
+        smol::Timer::after(Duration::from_millis(5)).await;
     }
     got
 }
@@ -122,7 +122,7 @@ fn a_stalled_sink_holds_one_pipe_and_the_other_direction_goes_on() {
 fn a_reset_of_either_end_while_bytes_are_in_a_pipe_is_told_apart() {
     for source in [true, false] {
         let (ended, error) = beside_narrow(&settings(), async |user, far| {
-            let mut user = Async::new(user).unwrap();
+            let mut user = smol::Async::new(user).unwrap();
             let sending = async {
                 user.write_all(&pattern(5, LEN)).await.unwrap();
                 unreachable!("the sink takes half of it");
@@ -177,6 +177,37 @@ fn small_messages_are_copied_again_after_a_surge() {
         assert_eq!((counts().lent, buffer::lent()), (0, 0));
     });
     assert!(ended.is_orderly());
+}
+
+#[test]
+fn what_follows_urgent_data_is_not_left_behind() {
+    const LONG: usize = 4 * 1024 * 1024;
+    for (len, ends) in [(16, false), (LONG, false), (16, true), (LONG, true)] {
+        let got = crate::Runtime::new(1).unwrap().block_on(async {
+            let ((mut near, mut user), (mut peer, mut far)) = (connection(), connection());
+            let settings = settings();
+            let relaying = relay(&mut near, &mut peer, &settings, None, Initial::default());
+            let sending = in_thread(move || {
+                user.write_all(&pattern(7, len)).unwrap();
+                SockRef::from(&user).send_out_of_band(b"!").unwrap();
+                user.write_all(b"the rest").unwrap();
+                if ends {
+                    user.shutdown(Shutdown::Write).unwrap();
+                }
+                user
+            });
+            let reading = elsewhere(move || {
+                let mut got = vec![0; len + 8];
+                far.read_exact(&mut got).map(|()| (got, far))
+            });
+            // If the user stays, nothing else wakes the relay.
+            let got = or(async { Err(relaying.await) }, async { Ok(reading.await) }).await;
+            drop(sending.join().unwrap());
+            got
+        });
+        let (got, _far) = got.unwrap().unwrap();
+        assert!(got.starts_with(&pattern(7, len)) && got.ends_with(b"the rest"));
+    }
 }
 
 #[test]
@@ -238,7 +269,7 @@ fn pieces_of_any_size_arrive_whole_while_pipes_come_and_go() {
         let denying = async {
             for at in 0_u64.. {
                 count(|counts| counts.denied = at & 0b100 != 0);
-                async_io::Timer::after(Duration::from_millis(1)).await;
+                smol::Timer::after(Duration::from_millis(1)).await;
             }
         };
         let (ended, (up, down)) = beside_narrow(&settings(), async |user, far| {
