@@ -45,8 +45,10 @@ impl Balance {
     /// last.
     #[must_use]
     pub fn order(&mut self, now: Instant) -> Vec<usize> {
-        let mut order = self.preferred();
-        order.sort_by_key(|&index| self.target(index).is_some_and(|it| it.is_down(now)));
+        let preferred = self.preferred();
+        let is_up = |&index: &usize| self.target(index).is_none_or(|it| !it.is_down(now));
+        let (mut order, down): (Vec<_>, Vec<_>) = preferred.into_iter().partition(is_up);
+        order.extend(down);
         let first = order.first().and_then(|&index| self.targets.get_mut(index));
         if let Some(first) = first {
             first.begin_trial(now);

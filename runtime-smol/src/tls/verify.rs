@@ -1,11 +1,10 @@
 //! The check of a server's chain for `tls=2` (`wire.md` §2.2).
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::ServerCertVerifier as _;
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, RootCertStore};
 
 use super::certificate::{IdentityError, read_chain};
@@ -57,16 +56,27 @@ pub fn verify_chain(
         Some(path) => roots_in(path)?,
         None => store(rustls_native_certs::load_native_certs().certs),
     };
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
-        .build()
-        .map_err(|_| VerifyError::NoRoots)?;
-    verifier
-        .verify_server_cert(leaf, intermediates, &server, &[], UnixTime::now())
-        .map_err(|error| VerifyError::Untrusted {
-            name: name.to_owned(),
-            problem: problem(&error),
-        })?;
-    Ok(())
+    if roots.is_empty() {
+        return Err(VerifyError::NoRoots);
+    }
+    trusted(leaf, intermediates, &server, &roots).map_err(|error| VerifyError::Untrusted {
+        name: name.to_owned(),
+        problem: problem(&error),
+    })
+}
+
+/// What rustls' `WebPkiServerVerifier` does, without its code for lists of revoked certificates.
+fn trusted(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    server: &ServerName<'_>,
+    roots: &RootCertStore,
+) -> Result<(), rustls::Error> {
+    let leaf = ParsedCertificate::try_from(leaf)?;
+    let algorithms = provider().signature_verification_algorithms.all;
+    let now = UnixTime::now();
+    verify_server_cert_signed_by_trust_anchor(&leaf, roots, intermediates, now, algorithms)?;
+    verify_server_name(&leaf, server)
 }
 
 /// Whether the PEM file `path` has roots for [`verify_chain`], to be asked at start, long before they
