@@ -15,6 +15,7 @@ mod expiring;
 mod half_open;
 mod words;
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use core::net::IpAddr;
 
@@ -60,7 +61,7 @@ pub struct Endpoint {
     /// Where a session was lately: exempt from bans as if it were still up, so that a neighbour
     /// with a wrong key cannot lock out a client that restarts.
     lately: Expiring<()>,
-    sessions: BTreeMap<LinkId, Entry>,
+    sessions: BTreeMap<LinkId, Box<Entry>>,
     by_name: BTreeMap<SessionId, LinkId>,
     by_address: ByAddress,
     /// Which session each idle data connection belongs to.
@@ -348,7 +349,7 @@ impl Endpoint {
             idle: 0,
             was_full: false,
         };
-        self.sessions.insert(link, entry);
+        self.sessions.insert(link, Box::new(entry));
         self.outputs.push_back(Output::Welcome {
             conn,
             link,
@@ -468,11 +469,14 @@ impl Endpoint {
     }
 
     fn first_control_due(&self) -> Option<(Instant, LinkId)> {
-        let due = |(link, entry): (&LinkId, &Entry)| match &entry.told_by {
-            ToldBy::Name { .. } => None,
-            ToldBy::Address(numbering) => Some((numbering.control_due?, *link)),
-        };
-        self.sessions.iter().filter_map(due).min()
+        let due = self
+            .sessions
+            .iter()
+            .filter_map(|(link, entry)| match &entry.told_by {
+                ToldBy::Name { .. } => None,
+                ToldBy::Address(numbering) => Some((numbering.control_due?, *link)),
+            });
+        due.min()
     }
 
     fn end(&mut self, link: LinkId, why: Ending) {

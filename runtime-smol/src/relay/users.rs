@@ -120,7 +120,7 @@ struct Hub {
 
 struct Sessions {
     table: FlowTable,
-    users: BTreeMap<UserId, Session>,
+    users: BTreeMap<UserId, Box<Session>>,
 }
 
 struct Session {
@@ -206,9 +206,9 @@ impl Hub {
                 return (None, None);
             }
         };
-        let session = sessions.users.entry(id).or_insert_with(|| Session {
-            queue: Arc::new(Queue::new(Arc::clone(&self.quota), PER_USER)),
-            asked: None,
+        let session = sessions.users.entry(id).or_insert_with(|| {
+            let queue = Arc::new(Queue::new(Arc::clone(&self.quota), PER_USER));
+            Box::new(Session { queue, asked: None })
         });
         session.asked = received.to;
         (Some(Arc::clone(&session.queue)), is_new.then_some(id))

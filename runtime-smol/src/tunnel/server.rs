@@ -48,10 +48,10 @@ pub(super) struct Server {
     endpoint: Endpoint,
     waiting: Waiting,
     /// Connections at the door, by how far they are.
-    half_open: BTreeMap<ConnId, HalfOpen>,
+    half_open: BTreeMap<ConnId, Box<HalfOpen>>,
     /// Sessions whose control channel is yet to come.
-    announced: BTreeMap<LinkId, Announced>,
-    links: BTreeMap<LinkId, Link>,
+    announced: BTreeMap<LinkId, Box<Announced>>,
+    links: BTreeMap<LinkId, Box<Link>>,
     /// Idle data connections of an egress without ids, and whose they are.
     leashes: BTreeMap<ConnId, (LinkId, Leash)>,
     rotation: Rotation,
@@ -202,7 +202,7 @@ impl Server {
         let conn = self.endpoint.next_conn();
         let (leash, orders) = leash();
         self.half_open
-            .insert(conn, HalfOpen::Handshake { _leash: leash });
+            .insert(conn, Box::new(HalfOpen::Handshake { _leash: leash }));
         self.endpoint.handle_input(
             now,
             Input::Accepted {

@@ -35,7 +35,7 @@ pub(super) struct Up {
     /// Data connections being opened, and at an egress those that launch themselves.
     leashes: BTreeMap<ConnId, Leash>,
     /// Those with an id, while the control channel is not there; at most as many as the pool holds.
-    early: BTreeMap<ConnId, Early>,
+    early: BTreeMap<ConnId, Box<Early>>,
     /// The others, where launches are signals.
     numbered: Option<Numbered>,
     /// Nobody is in the middle, as far as the other end has shown.
@@ -110,7 +110,7 @@ impl Up {
             self.numbered = Some(Numbered::new(capabilities, ingress, now));
         }
         for (conn, early) in std::mem::take(&mut self.early) {
-            self.numbered(now, conn, early, waiting);
+            self.numbered(now, conn, *early, waiting);
         }
     }
 
@@ -155,7 +155,7 @@ impl Up {
                 if self.is_up() {
                     self.numbered(now, conn, early, waiting);
                 } else {
-                    self.early.insert(conn, early);
+                    self.early.insert(conn, Box::new(early));
                 }
             }
             (None, Some(leash)) if self.flow == Flow::Forward => {

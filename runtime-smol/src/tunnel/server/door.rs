@@ -101,7 +101,7 @@ impl Server {
         };
         // One that was closed meanwhile is gone from the table: its late words are ignored.
         if let Some(known) = self.half_open.get_mut(&conn) {
-            *known = state;
+            **known = state;
             self.endpoint.handle_input(now, input);
         }
     }
@@ -114,7 +114,7 @@ impl Server {
     /// Closes a connection at the door, without a word. But behind the preface of one too many a
     /// launch may be on its way already, so an egress withdraws it.
     pub(super) fn close(&mut self, conn: ConnId, why: Refusal) {
-        let closed = self.half_open.remove(&conn);
+        let closed = self.half_open.remove(&conn).map(|it| *it);
         if let (Some(HalfOpen::Preface { mut stream }), Refusal::TooManyIdle, Flow::Forward) =
             (closed, why, self.flow)
         {
@@ -131,7 +131,7 @@ impl Server {
             return;
         };
         let waits = HalfOpen::Handshake { _leash: leash };
-        if let HalfOpen::Silent(caller) = mem::replace(known, waits) {
+        if let HalfOpen::Silent(caller) = mem::replace(&mut **known, waits) {
             let expected = self.endpoint.expected(caller.from.ip());
             let caller = Caller {
                 again: true,
@@ -143,7 +143,8 @@ impl Server {
     }
 
     pub(super) fn refuse(&mut self, conn: ConnId) {
-        let Some(HalfOpen::WrongProof { mut stream, line }) = self.half_open.remove(&conn) else {
+        let known = self.half_open.remove(&conn).map(|it| *it);
+        let Some(HalfOpen::WrongProof { mut stream, line }) = known else {
             return;
         };
         let timeout = self.shared.config.env.handshake_timeout;

@@ -104,7 +104,7 @@ impl Server {
     }
 
     pub(super) fn welcome(&mut self, conn: ConnId, link: LinkId, session: SessionId) {
-        match self.half_open.remove(&conn) {
+        match self.half_open.remove(&conn).map(|it| *it) {
             Some(HalfOpen::Hello { stream, hello }) => {
                 self.welcome_native(link, session, stream, *hello);
             }
@@ -167,7 +167,8 @@ impl Server {
                 self.shared.spawn_relay(async move {
                     idle::last_words(&mut stream, &answer).await;
                 });
-                self.announced.insert(link, Announced { dialect, spoken });
+                let announced = Announced { dialect, spoken };
+                self.announced.insert(link, Box::new(announced));
             }
         }
     }
@@ -185,10 +186,12 @@ impl Server {
 
     /// The control channel of an announced session is there.
     pub(super) fn control(&mut self, conn: ConnId, link: LinkId) {
-        let Some(HalfOpen::Silent(Caller { stream, .. })) = self.half_open.remove(&conn) else {
+        let known = self.half_open.remove(&conn).map(|it| *it);
+        let Some(HalfOpen::Silent(Caller { stream, .. })) = known else {
             return;
         };
-        if let Some(Announced { dialect, spoken }) = self.announced.remove(&link) {
+        let announced = self.announced.remove(&link).map(|it| *it);
+        if let Some(Announced { dialect, spoken }) = announced {
             say_what_is_lacking(link, spoken);
             let id = written(&dialect.capabilities, DataId::CONTROL);
             self.begin(link, dialect, stream, (id, Vec::new()));
@@ -229,15 +232,15 @@ impl Server {
             capabilities,
             numbered,
         };
-        self.links.insert(link, link_of);
+        self.links.insert(link, Box::new(link_of));
         self.waiting
             .handle_input(now, ingress::Input::SessionUp(link));
     }
 
     /// A silent connection is a data connection: it gets its id.
     pub(super) fn numbered(&mut self, conn: ConnId, link: LinkId, id: DataId) {
-        let Some(HalfOpen::Silent(Caller { stream, leaf, .. })) = self.half_open.remove(&conn)
-        else {
+        let known = self.half_open.remove(&conn).map(|it| *it);
+        let Some(HalfOpen::Silent(Caller { stream, leaf, .. })) = known else {
             return;
         };
         let now = Clock::new().now();
@@ -278,7 +281,8 @@ impl Server {
     }
 
     pub(super) fn data(&mut self, conn: ConnId, link: LinkId) {
-        let Some(HalfOpen::Preface { stream }) = self.half_open.remove(&conn) else {
+        let known = self.half_open.remove(&conn).map(|it| *it);
+        let Some(HalfOpen::Preface { stream }) = known else {
             return;
         };
         let Some(fate) = self.links.get(&link).map(|link| Arc::clone(&link.fate)) else {
