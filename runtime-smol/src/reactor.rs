@@ -33,12 +33,13 @@ pub(crate) enum Way {
     Write,
 }
 
-/// How sure one must be that a socket is ready before it is tried.
+/// How sure one is of a socket, or has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sure {
-    /// Trying is worth a system call, unless it is known to be in vain.
+    /// It is to be tried unless that is known to be in vain; or less came, or went, than was asked for, so
+    /// that there is probably no more.
     Perhaps,
-    /// The system must have said so.
+    /// The system said so, by an event or by `WouldBlock`.
     Certain,
 }
 

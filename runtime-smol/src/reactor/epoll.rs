@@ -275,14 +275,12 @@ impl Registration {
         self.reactor.state().slots.had_urgent_data(self.key)
     }
 
-    /// The system said `WouldBlock`, after `tick`.
-    pub(crate) fn used_up(&self, way: Way, tick: Tick) {
-        self.reactor.state().slots.used_up(self.key, way, tick);
-    }
-
-    /// Less was read or written than asked for, after `tick`.
-    pub(crate) fn fell_short(&self, way: Way, tick: Tick) {
-        self.reactor.state().slots.fell_short(self.key, way, tick);
+    /// There is nothing more for now, and `tick` was the latest event before.
+    pub(crate) fn used_up(&self, way: Way, tick: Tick, sure: Sure) {
+        self.reactor
+            .state()
+            .slots
+            .used_up(self.key, way, tick, sure);
     }
 }
 

@@ -47,11 +47,7 @@ impl Registration {
         match self.0 {}
     }
 
-    pub(crate) fn used_up(&self, _: Way, _: Tick) {
-        match self.0 {}
-    }
-
-    pub(crate) fn fell_short(&self, _: Way, _: Tick) {
+    pub(crate) fn used_up(&self, _: Way, _: Tick, _: Sure) {
         match self.0 {}
     }
 }

@@ -129,21 +129,11 @@ impl Slots {
         self.slots.get(&key).is_some_and(|slot| slot.urgent)
     }
 
-    /// The system said `WouldBlock`, and `tick` was the latest event before.
-    pub(super) fn used_up(&mut self, key: Key, way: Way, tick: Tick) {
+    /// There is nothing more for now, and `tick` was the latest event before.
+    pub(super) fn used_up(&mut self, key: Key, way: Way, tick: Tick, sure: Sure) {
         if let Some(side) = self.side(key, way)
             && side.tick == tick
-        {
-            side.known = Known::UsedUp;
-        }
-    }
-
-    /// Less was read or written than asked for, and `tick` was the latest event before. Mostly that means
-    /// the same.
-    pub(super) fn fell_short(&mut self, key: Key, way: Way, tick: Tick) {
-        if let Some(side) = self.side(key, way)
-            && side.tick == tick
-            && side.known != Known::ReadyForMore
+            && (sure == Sure::Certain || side.known != Known::ReadyForMore)
         {
             side.known = Known::UsedUp;
         }
@@ -268,11 +258,12 @@ mod tests {
         let key = slots.insert();
         let before = slots.tick(key, Way::Read);
         tell(&mut slots, key, EventFlags::IN);
-        slots.used_up(key, Way::Read, before);
-        slots.fell_short(key, Way::Read, before);
+        for sure in [Sure::Certain, Sure::Perhaps] {
+            slots.used_up(key, Way::Read, before, sure);
+        }
         assert!(is_ready(&mut slots, key, Way::Read, Sure::Certain));
         let now = slots.tick(key, Way::Read);
-        slots.used_up(key, Way::Read, now);
+        slots.used_up(key, Way::Read, now, Sure::Certain);
         assert!(!is_ready(&mut slots, key, Way::Read, Sure::Perhaps));
     }
 
@@ -290,7 +281,7 @@ mod tests {
         ] {
             tell(&mut slots, key, flags);
             let tick = slots.tick(key, Way::Read);
-            slots.fell_short(key, Way::Read, tick);
+            slots.used_up(key, Way::Read, tick, Sure::Perhaps);
             assert_eq!(
                 is_ready(&mut slots, key, Way::Read, Sure::Certain),
                 more,
@@ -318,7 +309,7 @@ mod tests {
         let new = slots.insert();
         for key in [old, Key::BELL] {
             tell(&mut slots, key, EventFlags::IN);
-            slots.used_up(key, Way::Read, Tick::default());
+            slots.used_up(key, Way::Read, Tick::default(), Sure::Certain);
         }
         assert!(is_ready(&mut slots, new, Way::Read, Sure::Perhaps));
         assert!(!is_ready(&mut slots, new, Way::Read, Sure::Certain));
