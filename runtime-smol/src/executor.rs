@@ -256,16 +256,12 @@ fn drive(executor: &Handle, stopped: &Receiver<()>) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
     use std::thread;
-    use std::time::Duration;
 
-    use smol::io::AsyncReadExt as _;
     use tracing::Dispatch;
 
     use super::*;
     use crate::group::Group;
-    use crate::timer::Timer;
 
     fn name() -> Option<String> {
         thread::current().name().map(str::to_owned)
@@ -345,27 +341,6 @@ mod tests {
         let relay = runtime.relays.next().unwrap();
         relay.spawn(async { panic!("planted") }).detach();
         assert!(runtime.block_on(relay.spawn(async { name() })).is_some());
-    }
-
-    #[test]
-    fn who_waits_on_a_thread_survives_a_panic_there() {
-        let runtime = Runtime::with_cores(1, 2).unwrap();
-        let relay = runtime.relays.next().unwrap();
-        let (waits, waiting) = bounded::<()>(1);
-        let (mut far, reads) = runtime.block_on(relay.spawn(async {
-            let (mut near, far) = crate::relay::testing::connection();
-            let reading = async move {
-                waits.send(()).await.unwrap();
-                Timer::after(Duration::from_millis(1)).await;
-                near.read(&mut [0; 8]).await.unwrap()
-            };
-            (far, of_this_relay_thread().unwrap().spawn(reading))
-        }));
-        runtime.block_on(waiting.recv()).unwrap();
-        relay.spawn(async { panic!("planted") }).detach();
-        runtime.block_on(relay.spawn(async {}));
-        far.write_all(b"news").unwrap();
-        assert_eq!(runtime.block_on(reads), 4);
     }
 
     #[test]

@@ -324,3 +324,45 @@ impl Drop for Alarm {
         drop(waker);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use smol::Executor;
+    use smol::channel::bounded;
+    use smol::future::{or, poll_once, yield_now};
+    use smol::io::AsyncReadExt as _;
+
+    use super::*;
+    use crate::relay::testing::{PATIENCE, connection};
+    use crate::timer::Timer;
+
+    #[test]
+    fn who_waits_is_woken_also_after_a_panic() {
+        let (driver, executor) = (Driver::new(), Executor::new());
+        let (mut near, mut far) = driver.block_on(async { connection() });
+        let (waits, waiting) = bounded::<()>(1);
+        // A task is polled only when it is woken.
+        let reading = executor.spawn(async move {
+            let mut bytes = [0; 8];
+            let mut reading = pin!(near.read(&mut bytes));
+            assert!(poll_once(reading.as_mut()).await.is_none());
+            waits.send(()).await.unwrap();
+            reading.await
+        });
+        driver.block_on(executor.run(waiting.recv())).unwrap();
+        driver.block_on(executor.run(yield_now()));
+        let planted = || driver.block_on(async { panic!("planted") });
+        assert!(catch_unwind(AssertUnwindSafe(planted)).is_err());
+        assert!(Reactor::here().is_none());
+        far.write_all(b"news").unwrap();
+        let late = async {
+            Timer::after(PATIENCE).await;
+            panic!("it waits in vain")
+        };
+        let read = driver.block_on(executor.run(or(reading, late)));
+        assert_eq!(read.unwrap(), 4);
+    }
+}

@@ -1,8 +1,9 @@
+use std::future::Future;
 use std::net::{Shutdown, UdpSocket};
 use std::thread;
 
 use smol::channel::bounded;
-use smol::future::{poll_once, zip};
+use smol::future::{or, poll_once, zip};
 use smol::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tracing::Dispatch;
 
@@ -10,12 +11,22 @@ use super::*;
 use crate::Runtime;
 use crate::executor::stepped_aside;
 use crate::group::Group;
-use crate::relay::testing::{pattern, sockets};
+use crate::relay::testing::{PATIENCE, pattern, sockets};
+use crate::timer::Timer;
 
 /// On a thread of ours and on one of nobody.
 fn everywhere<F: Future<Output = ()>>(test: impl Fn() -> F) {
     Runtime::new(1).unwrap().block_on(test());
     async_io::block_on(test());
+}
+
+/// What `future` comes to, if it does not wait in vain.
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    let late = async {
+        Timer::after(PATIENCE).await;
+        panic!("it waits in vain")
+    };
+    or(future, late).await
 }
 
 fn pair() -> (Polled<TcpStream>, TcpStream) {
@@ -30,9 +41,11 @@ fn bytes_and_their_end_in_one_go_are_two_reads() {
             let (mut here, mut there) = pair();
             there.write_all(b"last words").unwrap();
             there.shutdown(end).unwrap();
+            // Both are known before anything is read.
+            here.readable().await.unwrap();
             let mut buffer = [0; 64];
             assert_eq!(here.read(&mut buffer).await.unwrap(), 10);
-            assert_eq!(here.read(&mut buffer).await.unwrap(), 0);
+            assert_eq!(in_time(here.read(&mut buffer)).await.unwrap(), 0);
             assert_eq!(here.read(&mut buffer).await.unwrap(), 0);
         }
     });
@@ -141,6 +154,31 @@ fn it_follows_its_task_with_all_that_waits() {
 }
 
 #[test]
+fn who_waits_for_room_goes_with_it() {
+    let runtime = Runtime::new(2).unwrap();
+    let group = Group::new(Dispatch::none());
+    let (tell, told) = bounded(1);
+    group.spawn(&runtime.control(), async move {
+        let (mut here, there) = pair();
+        while poll_once(here.write(&[7; 65_536])).await.is_some() {}
+        stepped_aside().await;
+        let mut there = Some(there);
+        let room = poll_fn(|cx| {
+            let room = here.poll_writable(cx);
+            // Reading takes it to this thread, with the task waiting for room on the other one.
+            if let Some(mut there) = there.take() {
+                assert!(room.is_pending());
+                assert!(Pin::new(&mut here).poll_read(cx, &mut [0]).is_pending());
+                thread::spawn(move || io::copy(&mut there, &mut io::sink()));
+            }
+            room
+        });
+        tell.send(in_time(room).await).await.unwrap();
+    });
+    runtime.block_on(told.recv()).unwrap().unwrap();
+}
+
+#[test]
 fn another_thread_may_wait_for_it() {
     let runtime = Runtime::new(1).unwrap();
     let (here, mut there) = runtime.block_on(async { pair() });
@@ -151,7 +189,7 @@ fn another_thread_may_wait_for_it() {
     // Nobody else drives its thread's sockets.
     runtime.block_on(async {
         there.write_all(b"news").unwrap();
-        crate::timer::Timer::after(std::time::Duration::from_millis(1)).await;
+        Timer::after(std::time::Duration::from_millis(1)).await;
         while !waiting.is_finished() {
             smol::future::yield_now().await;
         }
@@ -203,13 +241,11 @@ fn urgent_data_hides_nothing_that_follows() {
             .send_out_of_band(b"!")
             .unwrap();
         there.write_all(b"def").unwrap();
-        let mut got = Vec::new();
-        let mut buffer = [0; 64];
-        while got.len() < 6 {
-            let len = here.read(&mut buffer).await.unwrap();
-            got.extend_from_slice(&buffer[..len]);
-        }
-        assert_eq!(got, b"abcdef");
+        // All of it is known before anything is read.
+        here.readable().await.unwrap();
+        let mut got = [0; 6];
+        in_time(here.read_exact(&mut got)).await.unwrap();
+        assert_eq!(&got, b"abcdef");
     });
 }
 
