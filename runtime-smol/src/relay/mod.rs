@@ -130,7 +130,7 @@ const DATAGRAMS: u32 = 64;
 const BYTES: usize = 128 * 1024;
 
 /// Polls after which a relay is no short one.
-const SHORT: u32 = 32;
+const SHORT: u32 = 8;
 
 /// Whether a relay is so short that it is best done where its user was accepted.
 #[derive(Debug)]

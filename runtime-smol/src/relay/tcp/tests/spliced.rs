@@ -63,9 +63,13 @@ async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     smol::unblock(work).await
 }
 
-fn send_all(mut user: TcpStream) -> thread::JoinHandle<io::Result<()>> {
+fn send_all(user: TcpStream) -> thread::JoinHandle<io::Result<()>> {
+    send(user, LEN)
+}
+
+fn send(mut user: TcpStream, len: usize) -> thread::JoinHandle<io::Result<()>> {
     in_thread(move || {
-        user.write_all(&pattern(5, LEN))?;
+        user.write_all(&pattern(5, len))?;
         user.shutdown(Shutdown::Write)
     })
 }
@@ -212,13 +216,15 @@ fn what_follows_urgent_data_is_not_left_behind() {
 
 #[test]
 fn a_limited_relay_does_not_splice() {
+    /// Many full reads, but few of the writes that each wait for a narrow window to open.
+    const LEN: usize = 512 * 1024;
     let settings = Settings {
         rx: Some(Limiter::new(1 << 40)),
         ..settings()
     };
     let before = counts().bytes;
     let (ended, got) = beside_narrow(&settings, async |user, far| {
-        let sending = send_all(user);
+        let sending = send(user, LEN);
         let got = elsewhere(move || exchange(far, Vec::new())).await;
         sending.join().unwrap().unwrap();
         got.unwrap().len()
