@@ -357,7 +357,7 @@ fn log(notice: Notice) {
 
 /// Accepts connections at the tunnel port until the future is dropped.
 async fn accept(mut acceptor: Acceptor, hub: Sender<Msg>) {
-    let gate = Gate::new();
+    let gate = Gate::default();
     let mut turns = Turns::default();
     loop {
         let pass = gate.enter().await;
