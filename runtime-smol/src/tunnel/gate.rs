@@ -55,7 +55,7 @@ impl Gate {
         }
     }
 
-    /// A place for a connection that was let in before.
+    /// A place, however many there are: who was let in before does not wait.
     fn join(&self) -> Pass {
         self.0.count.fetch_add(1, Ordering::SeqCst);
         Pass(self.clone())
